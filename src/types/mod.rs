@@ -1,0 +1,60 @@
+//! Words of the configuration and of HTTP: types whose existence proves validity. No Pingora, no I/O.
+//!
+//! Each parses from text ([`std::str::FromStr`]) with an error that says what would be right, and prints as it is written.
+
+mod address;
+mod duration;
+mod header;
+mod host;
+mod limit;
+mod method;
+mod mode;
+mod name;
+pub mod path;
+mod status;
+mod template;
+mod word_or;
+
+pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
+pub use self::duration::{Duration, DurationError};
+pub use self::header::{HeaderName, HeaderNameError};
+pub use self::host::{Authority, AuthorityError, HostError, HostPattern, HostPatternError, normalise as normalise_host};
+pub use self::limit::Limit;
+pub use self::method::{Method, MethodError};
+pub use self::mode::{FileMode, FileModeError};
+pub use self::name::{Name, NameError};
+pub use self::path::{PathError, PathPattern, PathPatternError};
+pub use self::status::{Status, StatusError};
+pub use self::template::{Phase, Piece, Template, TemplateError, Values, Variable};
+pub use self::word_or::WordOr;
+
+/// `Deserialize` from text, and a JSON Schema that says what text.
+macro_rules! from_text {
+    ($type:ident, $name:literal, $expecting:literal $(, $keyword:literal: $value:expr)*) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "description": $expecting $(, $keyword: $value)*})
+            }
+        }
+    };
+}
+use from_text;

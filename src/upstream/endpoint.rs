@@ -1,0 +1,77 @@
+//! One endpoint as the request path sees it: everything that can be made before a request comes.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::upstreams::peer::HttpPeer;
+
+use crate::config::Timeouts;
+use crate::types::{Duration, Limit};
+
+/// An address that serves an upstream's requests.
+pub struct Endpoint {
+    address: SocketAddr,
+    host: Box<str>,
+    peer: HttpPeer,
+}
+
+/// An endpoint that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The system does not take this path as the address of a socket.
+    #[error("`{path}` can't be the path of a unix socket: {reason}")]
+    UnixPath {
+        /// As configured.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+impl Endpoint {
+    /// `host` is the endpoint as configured: what it gets as `Host` where the upstream says `host: endpoint`.
+    pub(super) fn new(upstream: &str, address: SocketAddr, host: &str, timeouts: &Timeouts) -> Self {
+        let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
+        let mut peer = match &address {
+            SocketAddr::Inet(inet) => HttpPeer::new(inet, false, String::new()),
+            // Replaced below: Pingora's constructor takes text only.
+            SocketAddr::Unix(_) => HttpPeer::new(("127.0.0.1", 1), false, String::new()),
+        };
+        peer._address = address.clone();
+        peer.group_key = group_key(upstream);
+        peer.options.connection_timeout = limit(&timeouts.connect);
+        peer.options.total_connection_timeout = limit(&timeouts.connect);
+        // Pingora knows one read timeout for head and body; the tighter of the two is kept by the connection's clock.
+        peer.options.read_timeout = match (limit(&timeouts.response), limit(&timeouts.read)) {
+            (Some(response), Some(read)) => Some(response.max(read)),
+            _ => None,
+        };
+        peer.options.write_timeout = limit(&timeouts.write);
+        peer.options.idle_timeout = limit(&timeouts.idle);
+        Self { address, host: host.into(), peer }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &SocketAddr {
+        &self.address
+    }
+
+    /// What it is called in the configuration, with the port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What Pingora connects to.
+    pub(crate) fn peer(&self) -> &HttpPeer {
+        &self.peer
+    }
+}
+
+/// Connections are never shared between upstreams: their settings may differ.
+fn group_key(upstream: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    upstream.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,105 @@
+//! What a filter may reach while it is built: names of upstreams, and work for after the configuration is in force.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::config::Span;
+use crate::upstream::Upstream;
+
+/// Work that runs beside requests, for as long as the configuration is in force.
+pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What [`Filter::build`](crate::filter::Filter::build) is given.
+pub struct BuildCx<'a> {
+    upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>,
+    tasks: &'a mut Vec<TaskFuture>,
+}
+
+impl<'a> BuildCx<'a> {
+    pub(crate) fn new(upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>, tasks: &'a mut Vec<TaskFuture>) -> Self {
+        Self { upstreams, tasks }
+    }
+
+    /// The upstream of this name, for [`RequestCx::use_upstream`](crate::filter::RequestCx::use_upstream).
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn upstream(&self, name: &str) -> Result<UpstreamRef, BuildError> {
+        match (self.upstreams)(name) {
+            Some(upstream) => Ok(UpstreamRef(upstream)),
+            None => Err(BuildError::new(format!("unknown upstream `{name}`"))),
+        }
+    }
+
+    /// Starts `work` once the configuration is in force, and drops it when the configuration goes. A configuration that
+    /// is refused starts nothing.
+    pub fn task(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(Box::pin(work));
+    }
+}
+
+/// An upstream that exists.
+#[derive(Clone)]
+pub struct UpstreamRef(Arc<Upstream>);
+
+impl UpstreamRef {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    pub(crate) fn upstream(&self) -> Arc<Upstream> {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for UpstreamRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UpstreamRef({})", self.name())
+    }
+}
+
+/// Why a filter can't be built; shown with the place of its settings in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError {
+    message: String,
+    place: Option<Span>,
+}
+
+impl BuildError {
+    /// `message` says what is wrong and what would be right.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), place: None }
+    }
+
+    /// Points at one value: the span of a [`Spanned`](crate::config::Spanned) of the settings.
+    #[must_use]
+    pub fn at(mut self, place: Span) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Where, if it is known more closely than the filter's entry.
+    #[must_use]
+    pub fn place(&self) -> Option<Span> {
+        self.place
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,263 @@
+//! `headers`: sets, adds and removes header fields.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::Spanned;
+use crate::filter::{BuildCx, BuildError, Error, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx};
+use crate::types::{HeaderName, Phase, Template};
+
+/// Header fields to change.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersConfig {
+    /// On the request, before the filters that follow see it.
+    pub request: EditsConfig,
+    /// On the response, after the filters that follow have seen it.
+    pub response: EditsConfig,
+}
+
+/// Changes to one head: first `remove`, then `set`, then `add`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EditsConfig {
+    /// One field of this name, in the place of all others. Values may hold `{{ … }}`.
+    pub set: BTreeMap<HeaderName, Spanned<Template>>,
+    /// A further field of this name. Values may hold `{{ … }}`.
+    pub add: BTreeMap<HeaderName, Spanned<Template>>,
+    /// Every field of this name goes.
+    pub remove: Vec<Spanned<HeaderName>>,
+}
+
+/// The `headers` filter.
+pub struct Headers {
+    request: Edits,
+    /// Values that are known only once an endpoint is chosen.
+    upstream: Edits,
+    response: Edits,
+}
+
+#[derive(Default)]
+struct Edits {
+    remove: Vec<HeaderName>,
+    set: Vec<(HeaderName, Template)>,
+    add: Vec<(HeaderName, Template)>,
+}
+
+/// Fields that say where a message ends or who it is for: a message with a wrong one is another message.
+const RESERVED: [&str; 8] =
+    ["connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+
+impl Filter for Headers {
+    const NAME: &'static str = "headers";
+    type Config = HeadersConfig;
+    type State = ();
+
+    fn build(config: HeadersConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        let mut headers = Self { request: Edits::default(), upstream: Edits::default(), response: Edits::default() };
+        headers.request.remove = removals(config.request.remove)?;
+        headers.response.remove = removals(config.response.remove)?;
+        for (name, value) in fields(config.request.set)? {
+            headers.request_edits(&value)?.set.push((name, value.value));
+        }
+        for (name, value) in fields(config.request.add)? {
+            headers.request_edits(&value)?.add.push((name, value.value));
+        }
+        headers.response.set = fields(config.response.set)?.into_iter().map(|(name, value)| (name, value.value)).collect();
+        headers.response.add = fields(config.response.add)?.into_iter().map(|(name, value)| (name, value.value)).collect();
+        Ok(headers)
+    }
+
+    fn hooks(&self) -> Hooks {
+        let mut hooks = Hooks::NONE;
+        for (edits, hook) in
+            [(&self.request, Hooks::REQUEST), (&self.upstream, Hooks::UPSTREAM_REQUEST), (&self.response, Hooks::RESPONSE)]
+        {
+            if !edits.is_empty() {
+                hooks = hooks | hook;
+            }
+        }
+        hooks
+    }
+
+    async fn request(&self, req: &mut RequestCx<'_>, (): &mut ()) -> Result<Flow, Error> {
+        self.request.apply(req)?;
+        Ok(Flow::Next)
+    }
+
+    async fn upstream_request(&self, req: &mut UpstreamCx<'_>, (): &mut ()) -> Result<(), Error> {
+        Ok(self.upstream.apply(req)?)
+    }
+
+    async fn response(&self, res: &mut ResponseCx<'_>, (): &mut ()) -> Result<(), Error> {
+        Ok(self.response.apply(res)?)
+    }
+
+    fn explain(&self, _: &RequestView<'_>) -> Option<String> {
+        let parts: Vec<String> =
+            [("request", &self.request), ("request", &self.upstream), ("response", &self.response)]
+                .into_iter()
+                .flat_map(|(side, edits)| edits.describe(side))
+                .collect();
+        Some(parts.join(", "))
+    }
+}
+
+impl Headers {
+    /// Where a request field of this value is put: as early as all its parts are known.
+    fn request_edits(&mut self, value: &Spanned<Template>) -> Result<&mut Edits, BuildError> {
+        match value.value.needs() {
+            Phase::Request => Ok(&mut self.request),
+            Phase::Upstream => Ok(&mut self.upstream),
+            Phase::Response => Err(BuildError::new("a request field can't hold `response.status`: there is no response yet").at(value.span)),
+        }
+    }
+}
+
+/// The views that have fields and values, as far as edits need them.
+trait Head {
+    fn remove(&mut self, name: &str);
+    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField>;
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField>;
+    fn text(&self, template: &Template) -> String;
+}
+
+macro_rules! head {
+    ($($cx:ident),*) => {$(
+        impl Head for $cx<'_> {
+            fn remove(&mut self, name: &str) {
+                self.remove_header(name);
+            }
+            fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+                self.set_header(name, value)
+            }
+            fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+                self.add_header(name, value)
+            }
+            fn text(&self, template: &Template) -> String {
+                self.render(template)
+            }
+        }
+    )*};
+}
+
+head!(RequestCx, UpstreamCx, ResponseCx);
+
+impl Edits {
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    fn apply(&self, head: &mut impl Head) -> Result<(), InvalidField> {
+        for name in &self.remove {
+            head.remove(name.as_str());
+        }
+        for (name, value) in &self.set {
+            match value.as_literal() {
+                Some(text) => head.set(name.as_str(), text.as_bytes())?,
+                None => head.set(name.as_str(), head.text(value).as_bytes())?,
+            }
+        }
+        for (name, value) in &self.add {
+            match value.as_literal() {
+                Some(text) => head.add(name.as_str(), text.as_bytes())?,
+                None => head.add(name.as_str(), head.text(value).as_bytes())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn describe<'a>(&'a self, side: &'a str) -> impl Iterator<Item = String> + 'a {
+        let removed = self.remove.iter().map(move |name| format!("removes {name} from the {side}"));
+        let set = self.set.iter().map(move |(name, value)| format!("sets {name}: {value} on the {side}"));
+        let added = self.add.iter().map(move |(name, value)| format!("adds {name}: {value} to the {side}"));
+        removed.chain(set).chain(added)
+    }
+}
+
+fn removals(names: Vec<Spanned<HeaderName>>) -> Result<Vec<HeaderName>, BuildError> {
+    for name in &names {
+        unreserved(&name.value).map_err(|error| error.at(name.span))?;
+    }
+    Ok(names.into_iter().map(|name| name.value).collect())
+}
+
+fn fields(fields: BTreeMap<HeaderName, Spanned<Template>>) -> Result<Vec<(HeaderName, Spanned<Template>)>, BuildError> {
+    for (name, value) in &fields {
+        unreserved(name).map_err(|error| error.at(value.span))?;
+        if let Some(text) = value.value.as_literal()
+            && crate::filter::parse_field(name.as_str(), text.as_bytes()).is_err()
+        {
+            return Err(BuildError::new("a header value can't hold a control character").at(value.span));
+        }
+    }
+    Ok(fields.into_iter().collect())
+}
+
+fn unreserved(name: &HeaderName) -> Result<(), BuildError> {
+    match name.as_str() {
+        "host" => Err(BuildError::new("`host` is not changed by `headers`: use `rewrite: {host: …}` or the upstream's `host`")),
+        name if RESERVED.contains(&name) => {
+            Err(BuildError::new(format!("`{name}` says where a message ends or how a connection is used: Ravelin sets it itself")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::testing::Harness;
+    use crate::filter::{Reply, Request};
+
+    #[test]
+    fn request_fields_are_removed_set_and_added_in_that_order() {
+        let harness = Harness::<Headers>::new(
+            "request: {remove: [x-a, x-b], set: {x-b: new, x-route: '{{ route.name }}'}, add: {x-c: two}}",
+        )
+        .unwrap();
+        let sent = harness.send(Request::get("/").header("x-a", "1").header("x-b", "1").header("x-b", "2").header("x-c", "one"));
+        assert_eq!(sent.upstream_header("x-a"), None);
+        assert_eq!(sent.upstream_header("x-b"), Some("new"));
+        assert_eq!(sent.upstream_header("x-route"), Some("test"));
+        let both = sent.upstream().unwrap().fields().iter().filter(|(name, _)| *name == "x-c").count();
+        assert_eq!(both, 2);
+    }
+
+    #[test]
+    fn response_fields_change_on_the_way_back() {
+        let harness = Harness::<Headers>::new("response: {set: {x-status: '{{ response.status }}'}, remove: [server]}")
+            .unwrap()
+            .upstream(|_| Reply::new(404).with_header("server", "old").unwrap());
+        let sent = harness.send(Request::get("/"));
+        assert_eq!((sent.header("x-status"), sent.header("server")), (Some("404"), None));
+    }
+
+    #[test]
+    fn a_value_that_needs_the_endpoint_waits_for_it() {
+        let harness = Harness::<Headers>::new("request: {set: {x-to: 'to {{ upstream.endpoint }}'}}").unwrap();
+        assert_eq!(harness.send(Request::get("/")).upstream_header("x-to"), Some("to "));
+    }
+
+    #[test]
+    fn fields_that_frame_a_message_are_refused() {
+        for settings in ["request: {set: {content-length: '3'}}", "response: {remove: [Transfer-Encoding]}", "request: {set: {host: a}}"] {
+            assert!(Harness::<Headers>::new(settings).is_err(), "{settings}");
+        }
+    }
+
+    #[test]
+    fn a_request_field_cannot_hold_the_status() {
+        let error = Harness::<Headers>::new("request: {set: {x: '{{ response.status }}'}}").err().unwrap();
+        assert!(error.contains("no response yet"), "{error}");
+    }
+
+    #[test]
+    fn settings_without_effect_cost_nothing() {
+        let mut tasks = Vec::new();
+        let filter = Headers::build(HeadersConfig::default(), &mut BuildCx::new(&|_| None, &mut tasks)).unwrap();
+        assert_eq!(filter.hooks(), Hooks::NONE);
+    }
+}

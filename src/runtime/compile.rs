@@ -1,0 +1,155 @@
+//! Configuration → snapshot. Pure but for the files that filters read; every mistake goes to the report.
+//!
+//! `check`, boot and reload all come through here: what one accepts, the others do too.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pingora_core::server::configuration::ServerConf;
+
+use crate::config::{self, Config, Diagnostic, Named, Report, Step};
+use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
+use crate::router::Router;
+use crate::runtime::{Action, Redirect, Respond, Route, Snapshot};
+use crate::types::{Duration, FileMode, ListenAddress, Status};
+use crate::upstream::Upstream;
+
+/// What is fixed for the life of the process: a change needs a new one.
+pub(crate) struct BootPlan {
+    pub(crate) pingora: ServerConf,
+    pub(crate) listeners: Vec<ListenerPlan>,
+}
+
+/// One listener.
+#[derive(Debug, Clone)]
+pub(crate) struct ListenerPlan {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: ListenAddress,
+    pub(crate) mode: Option<FileMode>,
+    pub(crate) http2: bool,
+}
+
+/// A configuration in its final form, and the work to start once it is in force.
+pub(crate) struct Compiled {
+    pub(crate) boot: BootPlan,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) tasks: Vec<TaskFuture>,
+}
+
+/// Compiles a configuration. `None`: the report says why.
+pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) -> Option<Compiled> {
+    let upstreams = upstreams(&config.upstreams, report);
+    let mut chains = Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new() };
+    for chain in config.chains {
+        chains.pending.insert(chain.name.value.as_str().to_owned(), chain.value);
+    }
+    let names: Vec<String> = chains.pending.keys().cloned().collect();
+    for name in names {
+        chains.named(&name, report);
+    }
+    let defaults = chains.slots(config.default_filters, report);
+    let mut router = Router::default();
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for (index, Named { name, value: route }) in config.routes.into_iter().enumerate() {
+        router.add(index, &route.matches);
+        let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
+        slots.extend(chains.slots(route.filters, report));
+        let Some(action) = action(route.action, &upstreams) else { continue };
+        routes.push(Arc::new(Route {
+            name: name.value.as_str().into(),
+            chain: Chain::new(slots),
+            timeout: route.timeout.get().map(Duration::get),
+            action,
+        }));
+    }
+    let tasks = chains.tasks;
+    if report.has_errors() {
+        return None;
+    }
+    let listeners = config.listeners.into_iter().map(listener).collect();
+    let boot = BootPlan { pingora: config.pingora, listeners };
+    let upstreams = upstreams.into_values().collect();
+    Some(Compiled { boot, snapshot: Snapshot { router, routes: routes.into(), upstreams }, tasks })
+}
+
+type Upstreams = HashMap<String, Arc<Upstream>>;
+
+fn upstreams(sections: &[Named<config::Upstream>], report: &mut Report) -> Upstreams {
+    let mut upstreams = HashMap::new();
+    for section in sections {
+        match Upstream::new(section.name.value.as_str(), &section.value) {
+            Ok(upstream) => {
+                upstreams.insert(section.name.value.as_str().to_owned(), Arc::new(upstream));
+            }
+            Err(error) => report.push(Diagnostic::error(section.value.endpoints.span, error.to_string())),
+        }
+    }
+    upstreams
+}
+
+/// Builds filters: each entry of the file once, however many routes run it.
+struct Chains<'a> {
+    registry: &'a Registry,
+    upstreams: &'a Upstreams,
+    tasks: Vec<TaskFuture>,
+    named: HashMap<String, Vec<Slot>>,
+    /// Chains that are not built yet.
+    pending: HashMap<String, Vec<Step>>,
+}
+
+impl Chains<'_> {
+    fn slots(&mut self, steps: Vec<Step>, report: &mut Report) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for step in steps {
+            match step {
+                Step::Use(name) => slots.extend(self.named(name.value.as_str(), report)),
+                Step::Filter(entry) => {
+                    let upstreams = self.upstreams;
+                    let find = move |name: &str| upstreams.get(name).cloned();
+                    let mut cx = BuildCx::new(&find, &mut self.tasks);
+                    match self.registry.build(entry.kind, entry.settings, &mut cx) {
+                        Ok(filter) => slots.push(Slot::new(filter)),
+                        Err(error) => {
+                            let place = error.place().unwrap_or(entry.span);
+                            report.push(Diagnostic::error(place, format!("filter `{}`: {error}", entry.kind)));
+                        }
+                    }
+                }
+            }
+        }
+        slots
+    }
+
+    /// The chain of this name, built when it is first asked for. That it exists and does not use itself is known.
+    fn named(&mut self, name: &str, report: &mut Report) -> Vec<Slot> {
+        if let Some(steps) = self.pending.remove(name) {
+            let slots = self.slots(steps, report);
+            self.named.insert(name.to_owned(), slots);
+        }
+        self.named.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// `None`: the upstream could not be built, and the report says so already.
+fn action(action: config::Action, upstreams: &Upstreams) -> Option<Action> {
+    Some(match action {
+        config::Action::Upstream(name) => Action::Upstream(upstreams.get(name.value.as_str())?.clone()),
+        config::Action::Redirect(redirect) => {
+            Action::Redirect(Redirect { to: redirect.to.value, status: redirect.status.map_or(308, |status| status.value.get()) })
+        }
+        config::Action::Respond(respond) => Action::Respond(Respond {
+            status: respond.status.map_or(200, |status| Status::get(status.value)),
+            headers: respond.headers.into_iter().map(|(name, value)| (name, value.value)).collect(),
+            body: respond.body.map(|body| body.value),
+        }),
+    })
+}
+
+fn listener(section: Named<config::Listener>) -> ListenerPlan {
+    ListenerPlan {
+        name: section.name.value.as_str().into(),
+        address: section.value.address.value,
+        mode: section.value.mode.map(|mode| mode.value),
+        http2: section.value.http2,
+    }
+}

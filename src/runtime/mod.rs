@@ -1,0 +1,11 @@
+//! The compiled model: what a configuration becomes before it serves.
+
+mod compile;
+mod snapshot;
+mod store;
+mod tasks;
+
+pub(crate) use self::compile::{Compiled, ListenerPlan, compile};
+pub(crate) use self::snapshot::{Action, Redirect, Respond, Route, Snapshot};
+pub(crate) use self::store::Store;
+pub(crate) use self::tasks::Upkeep;

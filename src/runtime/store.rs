@@ -1,0 +1,20 @@
+//! Where the snapshot in force is kept: the only swappable pointer to configuration.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::runtime::Snapshot;
+
+pub(crate) struct Store(ArcSwap<Snapshot>);
+
+impl Store {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(snapshot))
+    }
+
+    /// The snapshot in force; a request that loads it finishes on it.
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+}

@@ -1,0 +1,207 @@
+//! The deadlines of one exchange: set by the proxy's hooks, kept by the connection that carries it.
+//!
+//! Pingora knows no deadline for a whole exchange and one read timeout for a response's head and body alike. So the
+//! client's connection, which Pingora polls while it waits for an endpoint, looks at this clock: when a deadline passes, its
+//! read fails, and the failure becomes a 504 or an abort.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// What was waited for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// The head of the endpoint's response.
+    Response,
+    /// The next piece of the response's body.
+    Read,
+    /// The end of the whole exchange.
+    Exchange,
+}
+
+/// Deadlines of the exchange that a connection carries now. Shared by its hooks and the connection: all fields are atomics
+/// that only one task writes at a time.
+pub(crate) struct Clock {
+    base: Instant,
+    /// Milliseconds since `base`; `NEVER` if there is none.
+    exchange: AtomicU64,
+    step: AtomicU64,
+    /// How long the current step may take, to start it anew.
+    step_length: AtomicU64,
+    step_kind: AtomicU8,
+    /// The client takes nothing: the endpoint can't be blamed for the pause.
+    client_stalls: AtomicBool,
+    expired: AtomicU8,
+    /// Wakes whoever waits by [`Clock::expiry`] when a deadline is moved closer.
+    moved: Notify,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            base: Instant::now(),
+            exchange: AtomicU64::new(NEVER),
+            step: AtomicU64::new(NEVER),
+            step_length: AtomicU64::new(NEVER),
+            step_kind: AtomicU8::new(0),
+            client_stalls: AtomicBool::new(false),
+            expired: AtomicU8::new(0),
+            moved: Notify::new(),
+        }
+    }
+
+    /// A new exchange: no deadline yet.
+    pub(crate) fn reset(&self) {
+        self.exchange.store(NEVER, Ordering::Relaxed);
+        self.clear_step();
+        self.expired.store(0, Ordering::Relaxed);
+        self.client_stalls.store(false, Ordering::Relaxed);
+    }
+
+    /// The whole exchange ends within this time from now.
+    pub(crate) fn limit_exchange(&self, limit: Duration) {
+        self.exchange.store(self.after(millis(limit)), Ordering::Relaxed);
+        self.moved.notify_waiters();
+    }
+
+    /// The exchange has no end any more: it became a tunnel.
+    pub(crate) fn unlimit_exchange(&self) {
+        self.exchange.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// The endpoint's head is due within this time from now.
+    pub(crate) fn await_response(&self, limit: Option<Duration>) {
+        self.begin_step(Expired::Response, limit);
+    }
+
+    /// The next piece of the endpoint's body is due within this time from now.
+    pub(crate) fn await_body(&self, limit: Option<Duration>) {
+        self.begin_step(Expired::Read, limit);
+    }
+
+    /// Nothing is awaited from an endpoint.
+    pub(crate) fn clear_step(&self) {
+        self.step.store(NEVER, Ordering::Relaxed);
+        self.step_length.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Whether the client takes what is sent; while it doesn't, no step runs, and afterwards it starts anew.
+    pub(crate) fn client_stalls(&self, stalls: bool) {
+        if self.client_stalls.load(Ordering::Relaxed) != stalls {
+            self.client_stalls.store(stalls, Ordering::Relaxed);
+            let length = self.step_length.load(Ordering::Relaxed);
+            if !stalls && length != NEVER {
+                self.step.store(self.after(length), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What passed, if anything did.
+    pub(crate) fn expired(&self) -> Option<Expired> {
+        match self.expired.load(Ordering::Relaxed) {
+            1 => Some(Expired::Response),
+            2 => Some(Expired::Read),
+            3 => Some(Expired::Exchange),
+            _ => None,
+        }
+    }
+
+    /// The next deadline, or what has passed.
+    pub(crate) fn look(&self) -> Result<Option<Instant>, Expired> {
+        if let Some(expired) = self.expired() {
+            return Err(expired);
+        }
+        let exchange = self.exchange.load(Ordering::Relaxed);
+        let step = if self.client_stalls.load(Ordering::Relaxed) { NEVER } else { self.step.load(Ordering::Relaxed) };
+        let due = exchange.min(step);
+        if due == NEVER {
+            return Ok(None);
+        }
+        let at = self.base + Duration::from_millis(due);
+        if at > Instant::now() {
+            return Ok(Some(at));
+        }
+        let code = if exchange <= step { 3 } else { self.step_kind.load(Ordering::Relaxed) };
+        self.expired.store(code, Ordering::Relaxed);
+        Err(self.expired().unwrap_or(Expired::Exchange))
+    }
+
+    /// Waits until a deadline passes. For exchanges that share a connection and so can't be told by its reads.
+    pub(crate) async fn expiry(&self) -> Expired {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            match self.look() {
+                Err(expired) => return expired,
+                Ok(Some(at)) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at.into()) => {}
+                        () = moved => {}
+                    }
+                }
+                Ok(None) => moved.await,
+            }
+        }
+    }
+
+    fn begin_step(&self, kind: Expired, limit: Option<Duration>) {
+        let Some(limit) = limit else { return self.clear_step() };
+        let length = millis(limit);
+        self.step_kind.store(if kind == Expired::Response { 1 } else { 2 }, Ordering::Relaxed);
+        self.step_length.store(length, Ordering::Relaxed);
+        self.step.store(self.after(length), Ordering::Relaxed);
+        self.moved.notify_waiters();
+    }
+
+    fn after(&self, length: u64) -> u64 {
+        millis(self.base.elapsed()).saturating_add(length)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earlier_deadline_counts_and_stays_passed() {
+        let clock = Clock::new();
+        assert_eq!(clock.look(), Ok(None));
+        clock.limit_exchange(Duration::from_secs(60));
+        clock.await_response(Some(Duration::ZERO));
+        assert_eq!(clock.look(), Err(Expired::Response));
+        clock.clear_step();
+        assert_eq!(clock.look(), Err(Expired::Response));
+        clock.reset();
+        assert_eq!(clock.look(), Ok(None));
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_stops_the_step_but_not_the_exchange() {
+        let clock = Clock::new();
+        clock.await_body(Some(Duration::ZERO));
+        clock.client_stalls(true);
+        assert_eq!(clock.look(), Ok(None));
+        clock.limit_exchange(Duration::ZERO);
+        assert_eq!(clock.look(), Err(Expired::Exchange));
+    }
+
+    #[tokio::test]
+    async fn expiry_waits_for_a_deadline_that_is_set_later() {
+        let clock = std::sync::Arc::new(Clock::new());
+        let waiting = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.expiry().await }
+        });
+        tokio::task::yield_now().await;
+        clock.await_response(Some(Duration::from_millis(1)));
+        assert_eq!(waiting.await.unwrap(), Expired::Response);
+    }
+}

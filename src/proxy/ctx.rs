@@ -1,0 +1,69 @@
+//! What the proxy keeps of one request between Pingora's hooks.
+
+use std::net::SocketAddr as InetAddr;
+use std::sync::Arc;
+
+use pingora_core::protocols::l4::socket::SocketAddr;
+
+use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
+use crate::proxy::clock::Clock;
+use crate::runtime::Route;
+
+tokio::task_local! {
+    /// The connection whose request the current task serves: Pingora has no other way to tell a new context, on every protocol.
+    pub(crate) static CONNECTION: Connection;
+}
+
+/// What a connection tells the proxy of itself, with each of its requests.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    /// The listener's name.
+    pub(crate) listener: Arc<str>,
+    /// `None` on a unix socket.
+    pub(crate) client: Option<InetAddr>,
+    pub(crate) scheme: Scheme,
+    pub(crate) clock: Arc<Clock>,
+}
+
+/// One request.
+pub(crate) struct Ctx {
+    pub(super) connection: Connection,
+    pub(super) exchange: Exchange,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) run: Run,
+    /// Addresses that failed this request.
+    pub(super) tried: Vec<SocketAddr>,
+    /// An answer that a response filter put in the place of an endpoint's.
+    pub(super) replacement: Option<Reply>,
+    /// How many connections could not be opened.
+    pub(super) connect_failures: u32,
+    /// The head of the final response has come.
+    pub(super) responding: bool,
+    /// The exchange became a tunnel (101).
+    pub(super) tunnel: bool,
+}
+
+impl Ctx {
+    pub(super) fn new() -> Self {
+        let connection = CONNECTION.try_with(Connection::clone).unwrap_or_else(|_| {
+            // A session that did not come through our listeners: a client that nobody knows.
+            Connection { listener: "".into(), client: None, scheme: Scheme::Http, clock: Arc::new(Clock::new()) }
+        });
+        Self {
+            exchange: Exchange::new(RequestId::mint(), Client { address: connection.client }, connection.scheme),
+            connection,
+            route: None,
+            run: Run::default(),
+            tried: Vec::new(),
+            replacement: None,
+            connect_failures: 0,
+            responding: false,
+            tunnel: false,
+        }
+    }
+
+    /// Keeps the first failure: what follows from it says less.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.exchange.failure.get_or_insert(error);
+    }
+}

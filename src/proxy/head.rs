@@ -1,0 +1,207 @@
+//! Pingora's header maps behind the head interface of filters.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::uri::{Authority, PathAndQuery};
+use pingora_core::ErrorType;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::filter::{Error, Fields, InvalidField, Party, RequestHead, ResponseHead, parse_field, parse_target};
+
+/// What Pingora keeps of a body to send it again: no more can be buffered.
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// The client's request, as the filters of the request phase see it.
+pub(super) struct ClientRequest<'a>(pub(super) &'a mut Session);
+
+/// The copy of a request that is sent to an endpoint.
+pub(super) struct UpstreamRequest<'a>(pub(super) &'a mut RequestHeader);
+
+/// A response of an endpoint.
+pub(super) struct UpstreamResponse<'a>(pub(super) &'a mut ResponseHeader);
+
+/// The fields after a body.
+pub(super) struct TrailerFields<'a>(pub(super) &'a mut http::HeaderMap);
+
+macro_rules! fields_of_header {
+    ($view:ident, |$this:ident| $shared:expr, |$that:ident| $exclusive:expr) => {
+        impl Fields for $view<'_> {
+            fn get(&self, name: &str) -> Option<&[u8]> {
+                let $this = self;
+                $shared.headers.get(name).map(http::HeaderValue::as_bytes)
+            }
+
+            fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
+                let $this = self;
+                for (name, value) in &$shared.headers {
+                    visit(name.as_str(), value.as_bytes());
+                }
+            }
+
+            fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+                let (field, value) = parse_field(name, value)?;
+                let $that = self;
+                $exclusive.insert_header(field, value).map_err(|_| InvalidField::Value(name.to_owned()))
+            }
+
+            fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+                let (field, value) = parse_field(name, value)?;
+                let $that = self;
+                $exclusive.append_header(field, value).map(|_| ()).map_err(|_| InvalidField::Value(name.to_owned()))
+            }
+
+            fn remove(&mut self, name: &str) -> bool {
+                let $that = self;
+                $exclusive.remove_header(name).is_some()
+            }
+        }
+    };
+}
+
+fields_of_header!(ClientRequest, |this| this.0.req_header(), |this| this.0.req_header_mut());
+fields_of_header!(UpstreamRequest, |this| this.0, |this| this.0);
+fields_of_header!(UpstreamResponse, |this| this.0, |this| this.0);
+
+impl RequestHead for ClientRequest<'_> {
+    fn method(&self) -> &str {
+        self.0.req_header().method.as_str()
+    }
+    fn path(&self) -> &str {
+        self.0.req_header().uri.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.0.req_header().uri.query()
+    }
+    fn set_target(&mut self, path: &str, query: Option<&str>) -> Result<(), InvalidField> {
+        set_target(self.0.req_header_mut(), parse_target(path, query)?)
+    }
+    fn set_host(&mut self, host: &str) -> Result<(), InvalidField> {
+        set_host(self.0.req_header_mut(), host)
+    }
+    fn buffer_body(&mut self, max: usize) -> BoxFuture<'_, Result<Bytes, Error>> {
+        Box::pin(buffer_body(self.0, max))
+    }
+    fn session(&mut self) -> Option<&mut Session> {
+        Some(self.0)
+    }
+}
+
+impl RequestHead for UpstreamRequest<'_> {
+    fn method(&self) -> &str {
+        self.0.method.as_str()
+    }
+    fn path(&self) -> &str {
+        self.0.uri.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.0.uri.query()
+    }
+    fn set_target(&mut self, path: &str, query: Option<&str>) -> Result<(), InvalidField> {
+        set_target(self.0, parse_target(path, query)?)
+    }
+    fn set_host(&mut self, host: &str) -> Result<(), InvalidField> {
+        set_host(self.0, host)
+    }
+    fn buffer_body(&mut self, _max: usize) -> BoxFuture<'_, Result<Bytes, Error>> {
+        Box::pin(std::future::ready(Err(Error::internal("a body is buffered in the request hook, not in upstream_request"))))
+    }
+}
+
+impl ResponseHead for UpstreamResponse<'_> {
+    fn status(&self) -> u16 {
+        self.0.status.as_u16()
+    }
+    fn set_status(&mut self, status: u16) -> Result<(), InvalidField> {
+        if !(200..600).contains(&status) {
+            return Err(InvalidField::Status(status));
+        }
+        self.0.set_status(status).map_err(|_| InvalidField::Status(status))
+    }
+}
+
+impl Fields for TrailerFields<'_> {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.get(name).map(http::HeaderValue::as_bytes)
+    }
+    fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
+        for (name, value) in self.0.iter() {
+            visit(name.as_str(), value.as_bytes());
+        }
+    }
+    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+        let (name, value) = parse_field(name, value)?;
+        self.0.insert(name, value);
+        Ok(())
+    }
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+        let (name, value) = parse_field(name, value)?;
+        self.0.append(name, value);
+        Ok(())
+    }
+    fn remove(&mut self, name: &str) -> bool {
+        self.0.remove(name).is_some()
+    }
+}
+
+/// Puts a target in place; scheme and authority, which HTTP/2 keeps in the same URI, stay.
+pub(super) fn set_target(head: &mut RequestHeader, target: PathAndQuery) -> Result<(), InvalidField> {
+    let mut parts = head.uri.clone().into_parts();
+    let text = target.as_str().to_owned();
+    parts.path_and_query = Some(target);
+    let uri = http::Uri::from_parts(parts).map_err(|_| InvalidField::Target(text))?;
+    head.set_uri(uri);
+    Ok(())
+}
+
+/// Puts a host in place, in `Host` and, where HTTP/2 has one, in the URI's authority.
+pub(super) fn set_host(head: &mut RequestHeader, host: &str) -> Result<(), InvalidField> {
+    let invalid = || InvalidField::Host(host.to_owned());
+    let authority: Authority = host.parse().map_err(|_| invalid())?;
+    if head.uri.authority().is_some() {
+        let mut parts = head.uri.clone().into_parts();
+        parts.authority = Some(authority);
+        head.set_uri(http::Uri::from_parts(parts).map_err(|_| invalid())?);
+    }
+    head.insert_header(http::header::HOST, host).map_err(|_| invalid())
+}
+
+/// The host that a request names, wherever its protocol puts it. Empty if it names none.
+pub(super) fn authority(head: &RequestHeader) -> Cow<'_, str> {
+    match head.uri.authority() {
+        Some(authority) => Cow::Borrowed(authority.as_str()),
+        None => head.headers.get(http::header::HOST).map_or(Cow::Borrowed(""), |host| String::from_utf8_lossy(host.as_bytes())),
+    }
+}
+
+async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> {
+    let max = max.min(BUFFER_MAX);
+    let too_large = || Error::body_too_large(max);
+    let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > max as u64) {
+        return Err(too_large());
+    }
+    // What is read from here on Pingora keeps, and sends to each endpoint that is tried.
+    session.as_mut().enable_retry_buffering();
+    let mut body = BytesMut::new();
+    loop {
+        match session.as_mut().read_request_body().await {
+            Ok(Some(chunk)) => {
+                if body.len() + chunk.len() > max {
+                    return Err(too_large());
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(None) => return Ok(body.freeze()),
+            Err(error) => {
+                let (status, reason) = match error.etype() {
+                    ErrorType::ReadTimedout => (408, "body_timeout"),
+                    _ => (400, "body_broken"),
+                };
+                return Err(Error::new(status, Party::Client, reason).with_message(error.to_string()));
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Ravelin's `ProxyHttp`: each of Pingora's hooks is a few lines that call the route's chain.
+//!
+//! The order on live traffic: [`request`] admits and routes a request and walks it through its filters; [`upstream`] picks an
+//! endpoint and makes the copy that is sent; [`response`] walks the answer back; [`reply`] sends the answers that Ravelin makes
+//! itself; [`failure`] turns what went wrong into one of them.
+
+mod clock;
+mod ctx;
+mod failure;
+mod head;
+mod reply;
+mod request;
+mod response;
+mod upstream;
+mod via;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+pub(crate) use self::clock::{Clock, Expired};
+pub(crate) use self::ctx::{CONNECTION, Connection};
+use self::ctx::Ctx;
+pub(crate) use self::failure::refusal;
+use self::via::Via;
+use crate::runtime::Store;
+
+/// The proxy: one for all listeners.
+pub(crate) struct Proxy {
+    store: Arc<Store>,
+    via: Via,
+}
+
+impl Proxy {
+    pub(crate) fn new(store: Arc<Store>) -> Self {
+        Self { store, via: Via::new() }
+    }
+}
+
+type Result<T> = pingora_core::Result<T>;
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new()
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // None: Pingora's compression module would be here, switched off.
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        self.handle_request(session, ctx).await
+    }
+
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+        upstream::request_body(body, end, ctx).await
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        upstream::select(session, ctx)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        _ctx: &mut Ctx,
+    ) -> Result<()> {
+        log::debug!("connected endpoint={} reused={reused}", peer._address);
+        Ok(())
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, peer: &HttpPeer, ctx: &mut Ctx, error: Box<pingora_core::Error>) -> Box<pingora_core::Error> {
+        upstream::connect_failed(session, peer, ctx, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<pingora_core::Error>,
+        ctx: &mut Ctx,
+        reused: bool,
+    ) -> Box<pingora_core::Error> {
+        upstream::exchange_failed(peer, session, error, ctx, reused)
+    }
+
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        upstream::prepare_request(session, head, ctx, self).await
+    }
+
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        self.handle_response(session, head, ctx).await
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        response::body_arrived(ctx);
+        Ok(None)
+    }
+
+    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<Option<Duration>> {
+        response::body(body, end, ctx)?;
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(&self, _: &mut Session, trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+        response::trailers(trailers, ctx)?;
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &pingora_core::Error, ctx: &mut Ctx) -> FailToProxy {
+        self.handle_failure(session, error, ctx).await
+    }
+
+    // What failed is logged once, by `logging`, with who is at fault.
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &pingora_core::Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &pingora_core::Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&pingora_core::Error>, ctx: &mut Ctx) {
+        failure::finish(session, ctx);
+    }
+}

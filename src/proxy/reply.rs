@@ -1,0 +1,172 @@
+//! Answers that Ravelin makes itself: they walk back through the filters like any other, then go out.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::StatusCode;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::filter::{Body, Error, Exchange, Party, Reply, ResponseHead};
+use crate::proxy::{Ctx, Proxy, Result};
+
+/// A request's body of up to this length is read to its end, so that the connection can be used again.
+const DRAIN_MAX: u64 = 64 * 1024;
+
+impl Proxy {
+    /// Walks a reply back through the filters that the request passed, and sends it.
+    pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) {
+        if let Some(route) = &ctx.route {
+            match route.chain.response(&mut ctx.run, &mut reply.head, &mut ctx.exchange).await {
+                Ok(None) => {}
+                Ok(Some(other)) => reply = other,
+                Err(error) => {
+                    // A filter failed on the way back: no other sees what is left to say.
+                    ctx.run.give_up();
+                    reply = error_reply(session, &ctx.exchange, 500);
+                    ctx.fail(error);
+                }
+            }
+        }
+        self.send(session, ctx, reply).await;
+    }
+
+    /// Answers with an error.
+    pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) {
+        let reply = error_reply(session, &ctx.exchange, error.code());
+        ctx.fail(error);
+        self.answer(session, ctx, reply).await;
+    }
+
+    /// Sends a reply as it is. A client that is gone by now has no need of it.
+    pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) {
+        ctx.exchange.status = Some(reply.head.status());
+        if leaves_body_unread(session) {
+            session.set_keepalive(None);
+        }
+        if let Err(error) = write(session, ctx, reply).await {
+            session.set_keepalive(None);
+            ctx.fail(Error::new(400, Party::Client, "client_gone").with_message(error.to_string()));
+        }
+    }
+}
+
+/// The body of an error: the status in words and the request's id, as JSON where the client takes it.
+pub(super) fn error_reply(session: &Session, exchange: &Exchange, status: u16) -> Reply {
+    let json = session.req_header().headers.get_all(http::header::ACCEPT).iter().any(|accept| accepts_json(accept.as_bytes()));
+    error_body(status, &exchange.id.to_string(), json)
+}
+
+pub(super) fn error_body(status: u16, id: &str, json: bool) -> Reply {
+    let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
+    if json {
+        Reply::json(status, format!("{{\"status\":{status},\"error\":\"{phrase}\",\"request_id\":\"{id}\"}}\n"))
+    } else {
+        Reply::text(status, format!("{status} {phrase}\nrequest id: {id}\n"))
+    }
+}
+
+fn accepts_json(accept: &[u8]) -> bool {
+    let Ok(accept) = std::str::from_utf8(accept) else { return false };
+    accept.split(',').any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("").to_ascii_lowercase();
+        let refused = parts.any(|parameter| {
+            let weight = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
+            weight.and_then(|weight| weight.parse::<f32>().ok()).is_some_and(|weight| weight <= 0.0)
+        });
+        (media == "application/json" || media.ends_with("+json")) && !refused
+    })
+}
+
+/// Whether the client still has more of a body to send than is worth reading.
+fn leaves_body_unread(session: &mut Session) -> bool {
+    if session.as_downstream().is_http2() || session.as_mut().is_body_done() {
+        return false;
+    }
+    let headers = &session.req_header().headers;
+    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    // Who asks first would wait for a 100 that never comes.
+    headers.contains_key(http::header::EXPECT) || length.is_none_or(|length| length > DRAIN_MAX)
+}
+
+async fn write(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {
+    let status = reply.head.status();
+    let mut head = ResponseHeader::build(status, Some(reply.head.fields().len() + 2))?;
+    for (name, value) in reply.head.fields().iter() {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    let bodiless = matches!(status, 204 | 304);
+    let silent = bodiless || session.req_header().method == http::Method::HEAD;
+    let body = match reply.body {
+        Body::Stream(body) if !silent => body,
+        Body::Stream(_) => {
+            return session.write_response_header(Box::new(head), true).await;
+        }
+        Body::Whole(bytes) => {
+            let bytes = filtered(ctx, Some(bytes), true)?.unwrap_or_default();
+            if !bodiless {
+                head.insert_header(http::header::CONTENT_LENGTH, bytes.len())?;
+            }
+            let end = silent || bytes.is_empty();
+            session.write_response_header(Box::new(head), end).await?;
+            if !end {
+                session.write_response_body(Some(bytes), true).await?;
+            }
+            return Ok(());
+        }
+    };
+    write_stream(session, ctx, head, body).await
+}
+
+async fn write_stream(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    mut head: ResponseHeader,
+    mut body: std::pin::Pin<Box<dyn futures_util::Stream<Item = std::result::Result<Bytes, Error>> + Send + Sync>>,
+) -> Result<()> {
+    head.remove_header(&http::header::CONTENT_LENGTH);
+    match session.req_header().version {
+        http::Version::HTTP_11 => head.insert_header(http::header::TRANSFER_ENCODING, "chunked")?,
+        http::Version::HTTP_10 | http::Version::HTTP_09 => session.set_keepalive(None),
+        _ => {}
+    }
+    session.write_response_header(Box::new(head), false).await?;
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => {
+                if let Some(piece) = filtered(ctx, Some(piece), false)?.filter(|piece| !piece.is_empty()) {
+                    session.write_response_body(Some(piece), false).await?;
+                }
+            }
+            Err(error) => return Err(crate::proxy::upstream::ended(ctx, error)),
+        }
+    }
+    let last = filtered(ctx, None, true)?;
+    session.write_response_body(Some(last.unwrap_or_default()), true).await
+}
+
+/// A piece of the body after the filters have seen it.
+fn filtered(ctx: &mut Ctx, mut piece: Option<Bytes>, end: bool) -> Result<Option<Bytes>> {
+    crate::proxy::response::body(&mut piece, end, ctx)?;
+    Ok(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_goes_to_those_who_take_it() {
+        for (accept, json) in [
+            ("application/json", true),
+            ("text/html, application/json;q=0.5", true),
+            ("application/problem+json", true),
+            ("application/json;q=0", false),
+            ("*/*", false),
+            ("text/html", false),
+            ("", false),
+        ] {
+            assert_eq!(accepts_json(accept.as_bytes()), json, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From a request's head to a decision: admitted and routed, answered by a filter or by the route itself, or refused.
+
+use std::borrow::Cow;
+
+use pingora_proxy::Session;
+
+use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
+use crate::proxy::head::{ClientRequest, authority, set_target};
+use crate::proxy::{Ctx, Proxy, Result};
+use crate::router::Question;
+use crate::runtime::{Action, Redirect, Respond};
+use crate::types::{Template, normalise_host, path};
+
+impl Proxy {
+    /// `Ok(true)`: the request is answered. `Ok(false)`: it goes to an upstream.
+    pub(super) async fn handle_request(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        match self.decide(session, ctx).await {
+            Ok(None) => Ok(false),
+            Ok(Some(reply)) => {
+                self.answer(session, ctx, reply).await;
+                Ok(true)
+            }
+            Err(error) => {
+                self.answer_error(session, ctx, error).await;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> std::result::Result<Option<Reply>, Error> {
+        match self.admit(session) {
+            Ok(target) => ctx.exchange.target = target,
+            Err(error) => {
+                ctx.exchange.target = as_sent(session);
+                // Who sends what can't be trusted gets no second request on this connection.
+                session.set_keepalive(None);
+                return Err(error);
+            }
+        }
+        let snapshot = self.store.load();
+        let target = &ctx.exchange.target;
+        let question = Question { host: target.host(), path: target.path(), method: target.method() };
+        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?.clone();
+        ctx.exchange.route = Some(route.name.clone());
+        if let Some(limit) = route.timeout {
+            ctx.connection.clock.limit_exchange(limit);
+        }
+        say_who_asks(session, ctx)?;
+        ctx.route = Some(route.clone());
+        let reply = route.chain.request(&mut ctx.run, &mut ClientRequest(session), &mut ctx.exchange).await?;
+        if reply.is_some() || ctx.exchange.upstream.is_some() {
+            return Ok(reply);
+        }
+        match &route.action {
+            Action::Upstream(upstream) => {
+                ctx.exchange.upstream = Some(upstream.clone());
+                Ok(None)
+            }
+            Action::Redirect(redirect) => redirection(redirect, ctx).map(Some),
+            Action::Respond(respond) => response(respond, ctx).map(Some),
+        }
+    }
+
+    /// Reads a request as routing and the upstream will: in normal form. What has none is refused.
+    fn admit(&self, session: &mut Session) -> std::result::Result<Target, Error> {
+        let bad = |reason| Error::new(400, Party::Client, reason);
+        let head = session.req_header();
+        if self.via.is_in(&head.headers) {
+            return Err(Error::new(508, Party::Operator, "loop").with_message("the request has been through this proxy already: an upstream leads back to it"));
+        }
+        let named = authority(head);
+        let host = match (&*named, head.version) {
+            // Only HTTP/1.0 has requests without a host (RFC 9112 §3.2).
+            ("", http::Version::HTTP_10 | http::Version::HTTP_09) => Cow::Borrowed(""),
+            (named, _) => normalise_host(named).map_err(|error| bad("bad_host").with_message(error.to_string()))?,
+        };
+        if !head.raw_path_is_utf8() {
+            return Err(bad("bad_path"));
+        }
+        let path = path::normalise(head.uri.path()).map_err(|error| bad("bad_path").with_message(error.to_string()))?;
+        let query = head.uri.query();
+        let normal = parse_target(&path, query).map_err(|error| bad("bad_target").with_message(error.to_string()))?;
+        let target = Target::new(head.method.clone(), &host, &path, query);
+        // What was matched is what is sent on, whatever form the client chose.
+        if head.raw_path() != normal.as_str().as_bytes() {
+            set_target(session.req_header_mut(), normal)?;
+        }
+        Ok(target)
+    }
+}
+
+/// A refused request as the log shows it.
+fn as_sent(session: &Session) -> Target {
+    let head = session.req_header();
+    let path = String::from_utf8_lossy(head.raw_path());
+    Target::new(head.method.clone(), &authority(head), &path, None)
+}
+
+/// Puts Ravelin's own word on the client in the place of what the client says of itself.
+fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), InvalidField> {
+    let head = session.req_header_mut();
+    let host = authority(head).into_owned();
+    let invalid = |name: &str| InvalidField::Value(name.to_owned());
+    head.remove_header("forwarded");
+    match ctx.exchange.client.ip() {
+        Some(ip) => head.insert_header("x-forwarded-for", ip.to_string()).map_err(|_| invalid("x-forwarded-for"))?,
+        None => drop(head.remove_header("x-forwarded-for")),
+    }
+    let scheme = ctx.exchange.scheme.as_str();
+    head.insert_header("x-forwarded-proto", scheme).map_err(|_| invalid("x-forwarded-proto"))?;
+    if host.is_empty() {
+        head.remove_header("x-forwarded-host");
+    } else {
+        head.insert_header("x-forwarded-host", host).map_err(|_| invalid("x-forwarded-host"))?;
+    }
+    Ok(())
+}
+
+fn redirection(redirect: &Redirect, ctx: &Ctx) -> std::result::Result<Reply, Error> {
+    let to = render(&redirect.to, ctx);
+    Ok(Reply::new(redirect.status).with_header("location", &to)?)
+}
+
+fn response(respond: &Respond, ctx: &Ctx) -> std::result::Result<Reply, Error> {
+    let mut reply = Reply::new(respond.status);
+    for (name, value) in &respond.headers {
+        reply = reply.with_header(name.as_str(), &render(value, ctx))?;
+    }
+    if let Some(body) = &respond.body {
+        if !respond.headers.iter().any(|(name, _)| name.as_str() == "content-type") {
+            reply = reply.with_header("content-type", "text/plain; charset=utf-8")?;
+        }
+        reply = reply.with_body(render(body, ctx));
+    }
+    Ok(reply)
+}
+
+fn render(template: &Template, ctx: &Ctx) -> String {
+    let mut text = String::new();
+    template.render(&ctx.exchange, &mut text);
+    text
+}

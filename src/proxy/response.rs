@@ -1,0 +1,163 @@
+//! From an endpoint's response to the client's: hop-by-hop fields off, filters walked back, deadlines moved on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::{Method, StatusCode, Version};
+use pingora_core::{Error as PingoraError, ErrorType};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::filter::{Error, Party};
+use crate::proxy::head::{TrailerFields, UpstreamResponse};
+use crate::proxy::upstream::ended;
+use crate::proxy::{Ctx, Proxy, Result};
+
+/// How long a tunnel may carry nothing (`websocket_idle_timeout`).
+const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+
+/// Fields between two hops (RFC 9110 §7.6.1), apart from `Transfer-Encoding`, by which Pingora frames the body anew.
+const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+
+impl Proxy {
+    pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            open_tunnel(session, ctx);
+        } else {
+            strip_hop_by_hop(head);
+            if head.status.is_informational() {
+                return Ok(());
+            }
+            ctx.responding = true;
+            body_arrived(ctx);
+        }
+        let via = self.via.extended(&head.headers, head.version);
+        head.insert_header(VIA, via)?;
+        ctx.exchange.status = Some(head.status.as_u16());
+        if let Some(route) = &ctx.route {
+            match route.chain.response(&mut ctx.run, &mut UpstreamResponse(head), &mut ctx.exchange).await {
+                Ok(None) => {}
+                Ok(Some(reply)) => {
+                    ctx.replacement = Some(reply);
+                    // The answer is sent on the way out of Pingora's exchange, which ends here.
+                    return Err(PingoraError::new_in(ErrorType::Custom("replaced by a filter")));
+                }
+                Err(error) => {
+                    ctx.run.give_up();
+                    return Err(ended(ctx, error));
+                }
+            }
+        }
+        frame(session, head)
+    }
+}
+
+/// A piece of the body came: the next one is due from now.
+pub(super) fn body_arrived(ctx: &Ctx) {
+    if ctx.tunnel || !ctx.responding {
+        return;
+    }
+    if let Some(upstream) = &ctx.exchange.upstream {
+        ctx.connection.clock.await_body(upstream.deadlines().read);
+    }
+}
+
+pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+    if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_response_body()) {
+        let outcome = route.chain.response_body(&mut ctx.run, body, end, &mut ctx.exchange);
+        outcome.map_err(|error| ended(ctx, error))?;
+    }
+    if end {
+        ctx.connection.clock.clear_step();
+    }
+    Ok(())
+}
+
+pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<()> {
+    if let Some(route) = &ctx.route {
+        let outcome = route.chain.response_trailers(&mut ctx.run, &mut TrailerFields(trailers), &mut ctx.exchange);
+        outcome.map_err(|error| ended(ctx, error))?;
+    }
+    Ok(())
+}
+
+fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
+    ctx.tunnel = true;
+    ctx.connection.clock.unlimit_exchange();
+    ctx.connection.clock.clear_step();
+    // Pingora's read timeout for requests would end a quiet tunnel after a minute.
+    session.as_downstream_mut().set_read_timeout(Some(TUNNEL_IDLE));
+}
+
+fn strip_hop_by_hop(head: &mut ResponseHeader) {
+    if head.headers.contains_key(CONNECTION) {
+        let nominated: Vec<String> = head
+            .headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|name| name.trim().to_ascii_lowercase())
+            .filter(|name| name != CONTENT_LENGTH.as_str() && name != TRANSFER_ENCODING.as_str())
+            .collect();
+        for name in nominated {
+            head.remove_header(name.as_str());
+        }
+    }
+    for name in HOP_BY_HOP {
+        head.remove_header(name);
+    }
+}
+
+/// Says how the body ends in a way that this client understands, after filters had their say.
+fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+    let request = session.req_header();
+    let bodiless = request.method == Method::HEAD
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+    match request.version {
+        Version::HTTP_10 | Version::HTTP_09 if head.headers.contains_key(TRANSFER_ENCODING) => {
+            // Chunks are unknown there: the body ends with the connection.
+            head.remove_header(&TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        Version::HTTP_11 if !bodiless && !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING) => {
+            head.set_version(Version::HTTP_11);
+            head.insert_header(TRANSFER_ENCODING, "chunked")?;
+        }
+        _ => {}
+    }
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        head.remove_header(&UPGRADE);
+    }
+    Ok(())
+}
+
+/// What Pingora says of an exchange that failed, in Ravelin's words.
+pub(super) fn diagnose(error: &PingoraError) -> Error {
+    use pingora_core::ErrorSource;
+    use pingora_core::ErrorType::{
+        ConnectError, ConnectNoRoute, ConnectProxyFailure, ConnectRefused, ConnectTimedout, ConnectionClosed, H1Error, H2Error,
+        InvalidH2, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
+        WriteTimedout,
+    };
+    let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
+    let failure = match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => Error::new(400, Party::Client, "client_gone"),
+        (ErrorSource::Downstream, ReadTimedout) => Error::new(408, Party::Client, "body_timeout"),
+        (ErrorSource::Downstream, WriteTimedout) => Error::new(408, Party::Client, "client_stalls"),
+        (ErrorSource::Downstream, _) => Error::new(400, Party::Client, "bad_request"),
+        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => upstream(504, "connect_timeout"),
+        (ErrorSource::Upstream, ConnectRefused) => upstream(502, "connect_refused"),
+        (ErrorSource::Upstream, ConnectError | ConnectNoRoute | ConnectProxyFailure | SocketError | TLSHandshakeFailure) => {
+            upstream(502, "connect_failed")
+        }
+        (ErrorSource::Upstream, ReadTimedout) => upstream(504, "response_timeout"),
+        (ErrorSource::Upstream, WriteTimedout) => upstream(504, "write_timeout"),
+        (ErrorSource::Upstream, ConnectionClosed | ReadError | WriteError) => upstream(502, "connection_broken"),
+        (ErrorSource::Upstream, InvalidHTTPHeader | H1Error | H2Error | InvalidH2) => upstream(502, "invalid_response"),
+        (ErrorSource::Upstream, _) => upstream(502, "upstream_failed"),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Error::internal(""),
+    };
+    failure.with_message(error.to_string())
+}

@@ -1,0 +1,119 @@
+//! Toward the upstream: which endpoint, what it is sent, and whether a failure is tried elsewhere.
+
+use bytes::Bytes;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error as PingoraError, ErrorType};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use crate::filter::{Error, Fields, Party, RequestHead};
+use crate::proxy::head::UpstreamRequest;
+use crate::proxy::{Ctx, Proxy, Result};
+
+/// Picks an endpoint for this try.
+pub(super) fn select(_session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    ctx.connection.clock.clear_step();
+    let Some(upstream) = &ctx.exchange.upstream else {
+        return Err(ended(ctx, Error::internal("no upstream was chosen")));
+    };
+    let Some(endpoint) = upstream.select(&ctx.tried) else {
+        let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
+        return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
+    };
+    let peer = Box::new(endpoint.peer().clone());
+    ctx.exchange.tries += 1;
+    ctx.exchange.endpoint = Some(endpoint);
+    Ok(peer)
+}
+
+/// A connection could not be opened: nothing was sent, so another endpoint may be asked whatever the method.
+pub(super) fn connect_failed(session: &mut Session, peer: &HttpPeer, ctx: &mut Ctx, mut error: Box<PingoraError>) -> Box<PingoraError> {
+    ctx.tried.push(peer._address.clone());
+    ctx.connect_failures += 1;
+    let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
+        let retries = upstream.retries();
+        retries.on_connect_error && ctx.connect_failures <= retries.max && upstream.has_other(&ctx.tried)
+    });
+    let retry = another && !session.as_ref().retry_buffer_truncated() && ctx.connection.clock.expired().is_none();
+    error.set_retry(retry);
+    if retry {
+        log::info!("connect failed, trying another endpoint endpoint={} id={} error={}", peer._address, ctx.exchange.id, error.etype().as_str());
+    }
+    error
+}
+
+/// An exchange broke. It is tried again only where the connection had been waiting in the pool, the endpoint may have closed it
+/// for that, the method can be repeated, and the client has seen nothing.
+pub(super) fn exchange_failed(
+    peer: &HttpPeer,
+    session: &mut Session,
+    mut error: Box<PingoraError>,
+    ctx: &mut Ctx,
+    reused: bool,
+) -> Box<PingoraError> {
+    let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some() || ctx.connection.clock.expired().is_some();
+    let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+    if settled || !repeatable || session.response_written().is_some() {
+        error.set_retry(false);
+    } else {
+        error.retry.decide_reuse(reused);
+    }
+    if error.retry() {
+        ctx.tried.push(peer._address.clone());
+    }
+    error
+}
+
+/// Makes the head that this try sends.
+pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
+    match prepare(session, head, ctx, proxy).await {
+        Ok(()) => {
+            await_response(ctx);
+            Ok(())
+        }
+        Err(error) => Err(ended(ctx, error)),
+    }
+}
+
+async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
+    let via = proxy.via.extended(&head.headers, session.req_header().version);
+    let mut view = UpstreamRequest(head);
+    view.set("via", via.as_bytes())?;
+    if let (Some(upstream), Some(endpoint)) = (&ctx.exchange.upstream, &ctx.exchange.endpoint)
+        && let Some(host) = upstream.host_for(endpoint)
+    {
+        view.set_host(host)?;
+    }
+    match &ctx.route {
+        Some(route) => route.chain.upstream_request(&mut ctx.run, &mut view, &mut ctx.exchange).await,
+        None => Ok(()),
+    }
+}
+
+/// A piece of the request's body goes out.
+pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+    if !ctx.tunnel {
+        // The endpoint can't answer in full before it has the body: each piece starts its time anew.
+        await_response(ctx);
+    }
+    if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
+        let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
+        outcome.map_err(|error| ended(ctx, error))?;
+    }
+    Ok(())
+}
+
+fn await_response(ctx: &Ctx) {
+    if let Some(upstream) = &ctx.exchange.upstream
+        && !ctx.responding
+    {
+        ctx.connection.clock.await_response(upstream.deadlines().response);
+    }
+}
+
+/// Ends the exchange: keeps the reason, and tells Pingora to stop.
+pub(super) fn ended(ctx: &mut Ctx, error: Error) -> Box<PingoraError> {
+    let code = error.code();
+    ctx.fail(error);
+    PingoraError::new_in(ErrorType::HTTPStatus(code))
+}

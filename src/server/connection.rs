@@ -1,0 +1,140 @@
+//! One client's connection: heads are read here, bounded and within a deadline, then handed to Pingora one request at a time.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use tokio::time::Instant;
+
+use crate::filter::Scheme;
+use crate::proxy::{CONNECTION, Clock, Connection, refusal};
+use crate::server::head::{Body, Scan, scan};
+use crate::server::http2;
+use crate::server::listeners::Origin;
+use crate::server::stream::Conn;
+
+/// For a whole head, from its first byte (`limits.header_timeout`).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between requests (`limits.idle_timeout`).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a refused client may take to hear of it.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that was just accepted.
+pub(super) struct Accepted {
+    pub(super) stream: L4Stream,
+    /// `None` over a unix socket.
+    pub(super) client: Option<SocketAddr>,
+    pub(super) listener: Arc<str>,
+    pub(super) http2: bool,
+    pub(super) origin: Arc<Origin>,
+}
+
+/// What the client wants next.
+enum Next {
+    /// A request with a head of this length.
+    Request(usize, Body),
+    Http2,
+    Refused(u16, &'static str),
+    /// Nothing any more.
+    Closed,
+}
+
+/// Serves a connection until either side ends it.
+pub(super) async fn serve(accepted: Accepted) {
+    let Accepted { stream, client, listener, http2, origin } = accepted;
+    let clock = Arc::new(Clock::new());
+    let mut conn = Conn::new(stream, clock.clone());
+    let mut first = true;
+    loop {
+        match next(&mut conn, &origin).await {
+            Next::Request(head, body) => {
+                let connection = Connection { listener: listener.clone(), client, scheme: Scheme::Http, clock: clock.clone() };
+                match exchange(conn, head, body, connection, &origin).await {
+                    Some(reusable) => conn = reusable,
+                    None => return,
+                }
+            }
+            Next::Http2 if http2 && first => return http2::serve(conn.into_http2(), client, listener, &origin).await,
+            Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client).await,
+            Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client).await,
+            Next::Closed => return,
+        }
+        first = false;
+    }
+}
+
+/// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
+async fn next(conn: &mut Conn, origin: &Origin) -> Next {
+    let mut closing = pin!(origin.drain.closing());
+    let mut seen = 0;
+    let mut begun = !conn.ahead().is_empty();
+    let mut due = Instant::now() + if begun { HEADER_TIMEOUT } else { IDLE_TIMEOUT };
+    poll_fn(|cx| {
+        loop {
+            if conn.ahead().len() > seen {
+                if !begun {
+                    begun = true;
+                    due = Instant::now() + HEADER_TIMEOUT;
+                }
+                match scan(conn.ahead(), seen) {
+                    Scan::Partial => seen = conn.ahead().len(),
+                    Scan::Head { length, body } => return Poll::Ready(Next::Request(length, body)),
+                    Scan::Http2 => return Poll::Ready(Next::Http2),
+                    Scan::Refused(status, reason) => return Poll::Ready(Next::Refused(status, reason)),
+                }
+            }
+            match conn.poll_ahead(cx) {
+                Poll::Ready(Ok(true)) => continue,
+                Poll::Ready(Ok(false)) if begun => return Poll::Ready(Next::Refused(400, "head_cut_off")),
+                Poll::Ready(_) => return Poll::Ready(Next::Closed),
+                Poll::Pending => {}
+            }
+            if !begun && closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Closed);
+            }
+            return match conn.poll_until(due, cx) {
+                Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
+                Poll::Ready(()) => Poll::Ready(Next::Closed),
+                Poll::Pending => Poll::Pending,
+            };
+        }
+    })
+    .await
+}
+
+/// One request through Pingora. `Some`: the connection can carry another.
+async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connection, origin: &Origin) -> Option<Conn> {
+    let head = conn.begin(head, body);
+    let mut session = ServerSession::new_http1(Box::new(conn) as Stream);
+    let keepalive = if origin.drain.is_closing() { None } else { Some(IDLE_TIMEOUT.as_secs()) };
+    session.set_keepalive(keepalive);
+    session.set_pipelined_prefix(head);
+    // A large future: it lives in memory of its own, which is gone while the connection waits for its next request.
+    let serving = CONNECTION.scope(connection, origin.proxy.process_new_http(session, &origin.shutdown));
+    let reused = Box::pin(serving).await?;
+    let (stream, _) = reused.consume();
+    stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
+}
+
+async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &str, client: Option<SocketAddr>) {
+    let answer = refusal(status, reason, listener, client);
+    // A client that does not listen is left.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
+        conn.say_last(answer).await?;
+        // What it still sends is read, or its own side would take the answer away with a reset (RFC 9112 §9.6).
+        let mut left = 64;
+        while left > 0 && poll_fn(|cx| conn.poll_ahead(cx)).await? {
+            left -= 1;
+        }
+        std::io::Result::Ok(())
+    })
+    .await;
+}

@@ -1,0 +1,211 @@
+//! The end of an HTTP/1 head, and how the body after it is framed: as much of a request as the connection loop must know.
+//!
+//! Pingora parses the head in full later. Both must agree on where it ends and on what follows, so everything that two
+//! parsers could read differently is refused here.
+
+/// A head's size at most (`limits.header_size`).
+pub(super) const MAX_HEAD: usize = 32 * 1024;
+/// The request line's share of it (`limits.uri_size` and room for method and version).
+const MAX_LINE: usize = 8 * 1024 + 32;
+
+/// How a request's body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// After so many bytes; often none.
+    Length(u64),
+    /// By its chunks, which Pingora reads.
+    Chunked,
+    /// Never: the connection may become a tunnel.
+    Open,
+}
+
+/// What a connection has sent so far.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Scan {
+    /// No whole head yet.
+    Partial,
+    /// A head of this length.
+    Head { length: usize, body: Body },
+    /// HTTP/2's preface (RFC 9113 §3.4), or its beginning.
+    Http2,
+    /// No HTTP that can be trusted: the status and the reason code.
+    Refused(u16, &'static str),
+}
+
+/// Looks for a head at the beginning of `bytes`. Bytes before `seen` have been looked at before.
+pub(super) fn scan(bytes: &[u8], seen: usize) -> Scan {
+    let Some(length) = end_of_head(bytes, seen.saturating_sub(3)) else {
+        return match bytes.first() {
+            Some(first) if !first.is_ascii_alphabetic() && !is_token(*first) => Scan::Refused(400, "bad_request_line"),
+            _ if bytes.len() > MAX_HEAD => Scan::Refused(431, "head_too_large"),
+            _ if bytes.len() > MAX_LINE && !bytes[..MAX_LINE].contains(&b'\n') => Scan::Refused(414, "target_too_long"),
+            _ => Scan::Partial,
+        };
+    };
+    if length > MAX_HEAD {
+        return Scan::Refused(431, "head_too_large");
+    }
+    let head = &bytes[..length];
+    if head == b"PRI * HTTP/2.0\r\n\r\n" {
+        return Scan::Http2;
+    }
+    match read(head) {
+        Ok(body) => Scan::Head { length, body },
+        Err((status, reason)) => Scan::Refused(status, reason),
+    }
+}
+
+fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    bytes[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
+}
+
+fn read(head: &[u8]) -> Result<Body, (u16, &'static str)> {
+    let text = &head[..head.len() - 4];
+    let mut lines = text.split(|byte| *byte == b'\n').peekable();
+    let mut first = true;
+    let mut length: Option<u64> = None;
+    let mut chunked = false;
+    let mut upgrade = false;
+    while let Some(line) = lines.next() {
+        // Every line but the last, whose end `text` has lost, ends in CR LF: a bare LF or CR is read differently elsewhere.
+        let line = match lines.peek() {
+            Some(_) => line.strip_suffix(b"\r").ok_or((400, "bare_line_feed"))?,
+            None => line,
+        };
+        if line.contains(&b'\r') {
+            return Err((400, "bare_carriage_return"));
+        }
+        if std::mem::take(&mut first) {
+            request_line(line)?;
+            continue;
+        }
+        let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "bad_header"))?;
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+            return Err((400, "bad_header"));
+        }
+        if name.eq_ignore_ascii_case(b"content-length") {
+            if length.is_some() || chunked {
+                return Err((400, "ambiguous_length"));
+            }
+            length = Some(number(value).ok_or((400, "bad_content_length"))?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if chunked || length.is_some() {
+                return Err((400, "ambiguous_length"));
+            }
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err((400, "bad_transfer_encoding"));
+            }
+            chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            upgrade = true;
+        }
+    }
+    Ok(match (chunked, length) {
+        (true, _) => Body::Chunked,
+        (false, Some(length)) if length > 0 => Body::Length(length),
+        _ if upgrade => Body::Open,
+        _ => Body::Length(0),
+    })
+}
+
+fn request_line(line: &[u8]) -> Result<(), (u16, &'static str)> {
+    if line.len() > MAX_LINE {
+        return Err((414, "target_too_long"));
+    }
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let sound = method.is_some_and(|method| !method.is_empty() && method.iter().all(|byte| is_token(*byte)))
+        && target.is_some_and(|target| !target.is_empty() && target.iter().all(u8::is_ascii_graphic))
+        && parts.next().is_none();
+    match version {
+        _ if !sound => Err((400, "bad_request_line")),
+        Some(b"HTTP/1.1" | b"HTTP/1.0" | b"HTTP/2.0") => Ok(()),
+        Some(version) if version.starts_with(b"HTTP/") => Err((505, "bad_version")),
+        _ => Err((400, "bad_request_line")),
+    }
+}
+
+/// A content length: digits only (RFC 9112 §6.3).
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+    if digits { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scanned(text: &str) -> Scan {
+        scan(text.as_bytes(), 0)
+    }
+
+    #[test]
+    fn finds_the_end_and_the_framing() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nrest", Body::Length(0)),
+            ("GET / HTTP/1.0\r\n\r\n", Body::Length(0)),
+            ("POST / HTTP/1.1\r\nContent-Length:  12 \r\n\r\n", Body::Length(12)),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n", Body::Chunked),
+            ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", Body::Open),
+        ];
+        for (text, body) in cases {
+            let length = text.find("\r\n\r\n").unwrap() + 4;
+            assert_eq!(scanned(text), Scan::Head { length, body }, "{text}");
+        }
+        assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nSM"), Scan::Http2);
+        assert_eq!(scanned("GET / HTTP/1.1\r\nHost"), Scan::Partial);
+        assert_eq!(scanned("G"), Scan::Partial);
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_found_at_every_cut() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for cut in 1..text.len() {
+            assert_eq!(scan(&text[..cut], 0), Scan::Partial);
+            assert_eq!(scan(text, cut), Scan::Head { length: text.len(), body: Body::Length(0) });
+        }
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        for (text, reason) in [
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", "bare_line_feed"),
+            ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", "bare_line_feed"),
+            ("GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", "bare_carriage_return"),
+            ("GET / HTTP/1.1\r\nHost: a\r\r\n\r\n", "bare_carriage_return"),
+            ("GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", "ambiguous_length"),
+            ("GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "ambiguous_length"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n", "ambiguous_length"),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "bad_transfer_encoding"),
+            ("GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "bad_content_length"),
+            ("GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", "bad_content_length"),
+            ("GET / HTTP/1.1\r\nContent-Length : 1\r\n\r\n", "bad_header"),
+            ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", "bad_header"),
+            ("GET / HTTP/1.1\r\nHost\r\n\r\n", "bad_header"),
+            ("GET  / HTTP/1.1\r\n\r\n", "bad_request_line"),
+            ("GET /a b HTTP/1.1\r\n\r\n", "bad_request_line"),
+            ("GET /\r\n\r\n", "bad_request_line"),
+            ("\r\nGET / HTTP/1.1\r\n\r\n", "bad_request_line"),
+            ("\x16\x03\x01", "bad_request_line"),
+            (" GET / HTTP/1.1\r\n\r\n", "bad_request_line"),
+        ] {
+            assert_eq!(scanned(text), Scan::Refused(400, reason), "{text:?}");
+        }
+        assert_eq!(scanned("GET / HTTP/3.0\r\n\r\n"), Scan::Refused(505, "bad_version"));
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(MAX_LINE));
+        assert_eq!(scanned(&long), Scan::Refused(414, "target_too_long"));
+        assert_eq!(scanned(&long[..MAX_LINE + 1]), Scan::Refused(414, "target_too_long"));
+        let large = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(MAX_HEAD));
+        assert_eq!(scanned(&large), Scan::Refused(431, "head_too_large"));
+        assert_eq!(scanned(&large[..MAX_HEAD + 1]), Scan::Refused(431, "head_too_large"));
+    }
+}

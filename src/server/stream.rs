@@ -1,0 +1,292 @@
+//! A client's connection as Pingora sees it during one request: the bytes of that request and no more.
+//!
+//! What a client sends ahead of its turn stays here for the next request. While Pingora waits for an endpoint it polls this
+//! stream for a client that leaves; so the deadlines of the exchange are kept here too: when one passes, the read fails.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use crate::proxy::Clock;
+use crate::server::head::Body;
+
+/// Small writes are joined up to this size: a head and a small body leave together.
+const JOIN: usize = 8 * 1024;
+/// How much is read at once while waiting for a head, or from a client that speaks out of turn.
+const READ: usize = 4 * 1024;
+
+/// A client's connection.
+pub(super) struct Conn {
+    io: Box<L4Stream>,
+    /// Read, but not yet part of the current request.
+    ahead: BytesMut,
+    /// How much of what comes belongs to the current request.
+    body: Body,
+    /// The client will send no more.
+    ended: bool,
+    /// Written by Pingora, not yet by us.
+    out: BytesMut,
+    clock: Arc<Clock>,
+    timer: Option<Pin<Box<Sleep>>>,
+    http2: bool,
+}
+
+impl Conn {
+    pub(super) fn new(io: L4Stream, clock: Arc<Clock>) -> Self {
+        let body = Body::Length(0);
+        Self { io: Box::new(io), ahead: BytesMut::new(), body, ended: false, out: BytesMut::new(), clock, timer: None, http2: false }
+    }
+
+    /// What has been read ahead.
+    pub(super) fn ahead(&self) -> &[u8] {
+        &self.ahead
+    }
+
+    /// Begins a request: takes its head of this length, and lets its body through.
+    pub(super) fn begin(&mut self, head: usize, body: Body) -> BytesMut {
+        self.body = body;
+        self.clock.reset();
+        let head = self.ahead.split_to(head);
+        if self.ahead.is_empty() {
+            // An idle connection holds no buffer.
+            self.ahead = BytesMut::new();
+        }
+        head
+    }
+
+    /// Lets everything through, as HTTP/2.
+    pub(super) fn into_http2(mut self) -> Self {
+        self.http2 = true;
+        self.body = Body::Open;
+        self.timer = None;
+        self
+    }
+
+    /// Reads more ahead. `Ok(false)`: the client has ended.
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.ended {
+            return Poll::Ready(Ok(false));
+        }
+        // On the stack, so that a connection that waits holds no memory for it.
+        let mut space = [0; READ];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
+        self.ahead.extend_from_slice(buffer.filled());
+        self.ended = buffer.filled().is_empty();
+        Poll::Ready(Ok(!self.ended))
+    }
+
+    /// Waits until `at`; says whether it has come.
+    pub(super) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        // A timer that fires early is cheaper than one that is set for each request.
+        if timer.deadline() > at || timer.is_elapsed() {
+            timer.as_mut().reset(at);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= at {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(at);
+        }
+    }
+
+    /// Fails once a deadline of the exchange has passed; otherwise the task is woken when one does.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            match self.clock.look() {
+                Err(_) => return Poll::Ready(io::ErrorKind::TimedOut.into()),
+                Ok(None) => return Poll::Pending,
+                Ok(Some(at)) => ready!(self.poll_until(at.into(), cx)),
+            }
+        }
+    }
+
+    /// Reads what belongs to the current request.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let limit = match self.body {
+            // Nothing more of this request: all that can be learned is that the client has left.
+            Body::Length(0) => return self.poll_left(cx),
+            Body::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(buffer.remaining()),
+            Body::Chunked | Body::Open => buffer.remaining(),
+        };
+        let read = if self.ahead.is_empty() {
+            let mut part = buffer.take(limit);
+            ready!(Pin::new(&mut *self.io).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            // `part` is the free end of `buffer`: what it was filled with is initialised there too.
+            buffer.initialize_unfilled_to(read);
+            buffer.advance(read);
+            self.ended |= read == 0;
+            read
+        } else {
+            let read = limit.min(self.ahead.len());
+            buffer.put_slice(&self.ahead[..read]);
+            self.ahead.advance(read);
+            read
+        };
+        if let Body::Length(left) = &mut self.body {
+            *left -= read as u64;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends when the client does. What it sends ahead is kept, up to one read: then it must wait its turn.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_ahead(cx)) {
+            Ok(true) => Poll::Pending,
+            Ok(false) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Writes out what has been joined.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            match Pin::new(&mut *self.io).poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.clock.client_stalls(false);
+                    self.out.advance(written);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.stalled(cx),
+            }
+        }
+        self.out = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// The client takes nothing: only the deadline of the whole exchange runs.
+    fn stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.clock.client_stalls(true);
+        match self.poll_deadline(cx) {
+            Poll::Ready(error) if !self.http2 => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Writes bytes of our own and closes.
+    pub(super) async fn say_last(&mut self, bytes: Bytes) -> io::Result<()> {
+        use tokio::io::AsyncWriteExt;
+        self.write_all(&bytes).await?;
+        self.flush().await?;
+        AsyncWriteExt::shutdown(self).await
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.poll_body(cx, buffer) {
+            Poll::Pending if !this.http2 => this.poll_deadline(cx).map(Err),
+            outcome => outcome,
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.out.len() + bytes.len() <= JOIN {
+            this.out.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(this.poll_out(cx))?;
+        match Pin::new(&mut *this.io).poll_write(cx, bytes) {
+            Poll::Pending => this.stalled(cx),
+            outcome => {
+                this.clock.client_stalls(false);
+                outcome
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut *this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_out(cx))?;
+        Pin::new(&mut *this.io).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Conn {
+    async fn shutdown(&mut self) {
+        if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
+            log::debug!("closing a connection failed error={error}");
+        }
+    }
+}
+
+impl UniqueID for Conn {
+    fn id(&self) -> UniqueIDType {
+        self.io.id()
+    }
+}
+
+impl Ssl for Conn {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.io.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        if self.http2 { Some(ALPN::H2) } else { self.io.selected_alpn_proto() }
+    }
+}
+
+impl GetTimingDigest for Conn {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.io.get_timing_digest()
+    }
+    fn get_read_pending_time(&self) -> Duration {
+        self.io.get_read_pending_time()
+    }
+    fn get_write_pending_time(&self) -> Duration {
+        self.io.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Conn {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.io.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Conn {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.io.get_socket_digest()
+    }
+}
+
+// The connection loop has looked at the first bytes already.
+impl Peek for Conn {}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn").field("id", &self.id()).field("body", &self.body).field("http2", &self.http2).finish_non_exhaustive()
+    }
+}

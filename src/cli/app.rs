@@ -1,0 +1,98 @@
+//! [`App`]: the program, with a user's filters in it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::{check, demo, run, schema};
+use crate::config::Report;
+use crate::filter::{DuplicateFilter, Filter, Registry};
+use crate::filters;
+use crate::runtime::{Compiled, compile};
+
+/// Ravelin, with the filters that it comes with and those that are added.
+pub struct App {
+    registry: Result<Registry, DuplicateFilter>,
+}
+
+/// A hardened, programmable edge proxy.
+#[derive(Parser)]
+#[command(name = "ravelin", version, about, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve.
+    Run(run::Args),
+    /// Report every mistake of a configuration; exit 1 if there is an error.
+    Check(check::Args),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+    /// Serve three small services of its own: something to try with nothing to set up.
+    Demo(demo::Args),
+}
+
+/// The file that is read unless another is named.
+pub(super) const DEFAULT_CONFIG: &str = "conf/ravelin.yaml";
+
+impl App {
+    /// Ravelin with its built-in filters.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let registered = filters::register(&mut registry);
+        Self { registry: registered.map(|()| registry) }
+    }
+
+    /// Adds a filter. Two of one name are an error when the program runs.
+    #[must_use]
+    pub fn filter<F: Filter>(self) -> Self {
+        let registry = self.registry.and_then(|mut registry| registry.register::<F>().map(|()| registry));
+        Self { registry }
+    }
+
+    /// Runs the command line of this process.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let cli = Cli::parse();
+        let registry = match self.registry {
+            Ok(registry) => registry,
+            Err(error) => return fail(&error.to_string()),
+        };
+        match cli.command {
+            Command::Run(args) => run::run(&args, &registry),
+            Command::Check(args) => check::check(&args, &registry),
+            Command::Schema => schema::print(&registry),
+            Command::Demo(args) => demo::demo(&args, &registry),
+        }
+    }
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Parses and compiles a file, as `check`, boot and reload all do.
+pub(super) fn load(path: &std::path::Path, registry: &Registry) -> (Option<Compiled>, Report) {
+    let (config, mut report) = crate::config::load(path, registry, &|name| std::env::var(name).ok());
+    let compiled = config.and_then(|config| compile(config, registry, &mut report));
+    (compiled, report)
+}
+
+/// The file to read.
+pub(super) fn config_path(named: Option<&PathBuf>) -> PathBuf {
+    named.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+}
+
+/// Says why on standard error; exit status 1.
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+pub(super) fn fail(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
+}

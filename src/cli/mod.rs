@@ -1,0 +1,9 @@
+//! The command line.
+
+mod app;
+mod check;
+mod demo;
+mod run;
+mod schema;
+
+pub use self::app::App;

@@ -1,0 +1,58 @@
+//! `ravelin run`: serve.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::app::{config_path, fail, load};
+use crate::filter::Registry;
+use crate::runtime::Compiled;
+use crate::server::{Stop, serve};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The configuration.
+    #[arg(short = 'c', long = "conf", value_name = "FILE", help = format!("The configuration [default: {}]", crate::cli::app::DEFAULT_CONFIG))]
+    conf: Option<PathBuf>,
+    /// Run in the background.
+    #[arg(short, long)]
+    daemon: bool,
+    /// Check the configuration and exit, as `ravelin check` does.
+    #[arg(short, long)]
+    test: bool,
+}
+
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+pub(super) fn run(args: &Args, registry: &Registry) -> ExitCode {
+    let path = config_path(args.conf.as_ref());
+    let (compiled, report) = load(&path, registry);
+    if report.has_errors() || report.warnings() > 0 {
+        eprint!("{}", report.render(std::io::stderr().is_terminal()));
+    }
+    let Some(mut compiled) = compiled else { return ExitCode::FAILURE };
+    if args.test {
+        return ExitCode::SUCCESS;
+    }
+    compiled.boot.pingora.daemon |= args.daemon;
+    start_logging();
+    start(compiled, None)
+}
+
+/// Serves until a signal comes.
+pub(super) fn start(compiled: Compiled, stop: Stop) -> ExitCode {
+    match serve(compiled, stop) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// The process log: `RUST_LOG`, or what an operator wants to see. A panic that is contained goes there too.
+pub(super) fn start_logging() {
+    let filter = env_logger::Env::default().default_filter_or(
+        // Pingora's own lines on start and stop say nothing that ours don't; its health checks' do.
+        "info,pingora_core=warn,pingora_proxy=warn,pingora_load_balancing=info",
+    );
+    // A second call, in tests, leaves the first logger in place.
+    let _ = env_logger::Builder::from_env(filter).format_timestamp_millis().try_init();
+    std::panic::set_hook(Box::new(|panic| log::error!("panic {panic}")));
+}

@@ -1,5 +1,6 @@
 //! [`App`]: the program, with a user's filters in it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,7 +59,17 @@ impl App {
     /// Runs the command line of this process.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let cli = Cli::parse();
+        self.run_from(std::env::args_os())
+    }
+
+    /// Runs a command line: the program's name, then its arguments.
+    #[must_use]
+    pub fn run_from(self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+        let cli = match Cli::try_parse_from(arguments) {
+            Ok(cli) => cli,
+            // Help and mistakes alike: clap knows which stream and which exit status.
+            Err(error) => error.exit(),
+        };
         let registry = match self.registry {
             Ok(registry) => registry,
             Err(error) => return fail(&error.to_string()),

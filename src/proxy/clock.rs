@@ -129,6 +129,14 @@ impl Clock {
         Err(self.expired().unwrap_or(Expired::Exchange))
     }
 
+    /// How long the whole exchange may still take.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        match self.exchange.load(Ordering::Relaxed) {
+            NEVER => None,
+            due => Some(Duration::from_millis(due.saturating_sub(millis(self.base.elapsed())))),
+        }
+    }
+
     /// Waits until a deadline passes. For exchanges that share a connection and so can't be told by its reads.
     pub(crate) async fn expiry(&self) -> Expired {
         loop {

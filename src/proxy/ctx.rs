@@ -41,6 +41,8 @@ pub(crate) struct Ctx {
     pub(super) responding: bool,
     /// The exchange became a tunnel (101).
     pub(super) tunnel: bool,
+    /// Logged: nothing more is to come.
+    pub(super) finished: bool,
 }
 
 impl Ctx {
@@ -59,6 +61,7 @@ impl Ctx {
             connect_failures: 0,
             responding: false,
             tunnel: false,
+            finished: false,
         }
     }
 

@@ -17,7 +17,8 @@ impl Proxy {
             self.send(session, ctx, reply).await;
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        if let Some(expired) = ctx.connection.clock.expired() {
+        let exchange_over = ctx.connection.clock.left().is_some_and(|left| left.is_zero()).then_some(Expired::Exchange);
+        if let Some(expired) = ctx.connection.clock.expired().or(exchange_over) {
             ctx.fail(missed(expired));
         }
         ctx.fail(diagnose(error));
@@ -43,10 +44,27 @@ fn missed(expired: Expired) -> Error {
 
 /// The request is over.
 pub(super) fn finish(session: &Session, ctx: &mut Ctx) {
-    ctx.connection.clock.clear_step();
     // What was written is the truth, whatever was meant; an informational head is no answer.
     let written = session.response_written().map(|head| head.status.as_u16()).filter(|status| *status == 101 || *status >= 200);
     ctx.exchange.status = written;
+    close(ctx);
+}
+
+/// An exchange that was dropped where it stood: its time was up on a connection that others share, or the process stopped.
+impl Drop for Ctx {
+    fn drop(&mut self) {
+        if !self.finished {
+            let cut = || Error::new(503, Party::Us, "cut_off").with_message("the exchange was dropped");
+            let failure = self.connection.clock.expired().map_or_else(cut, missed);
+            self.fail(failure);
+            close(self);
+        }
+    }
+}
+
+fn close(ctx: &mut Ctx) {
+    ctx.finished = true;
+    ctx.connection.clock.clear_step();
     if let Some(failure) = &ctx.exchange.failure {
         report(ctx, failure);
     }

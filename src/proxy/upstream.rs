@@ -11,7 +11,7 @@ use crate::proxy::head::UpstreamRequest;
 use crate::proxy::{Ctx, Proxy, Result};
 
 /// Picks an endpoint for this try.
-pub(super) fn select(_session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.connection.clock.clear_step();
     let Some(upstream) = &ctx.exchange.upstream else {
         return Err(ended(ctx, Error::internal("no upstream was chosen")));
@@ -20,7 +20,13 @@ pub(super) fn select(_session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPe
         let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
         return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
     };
-    let peer = Box::new(endpoint.peer().clone());
+    let mut peer = Box::new(endpoint.peer().clone());
+    if session.as_downstream().is_http2()
+        && let Some(left) = ctx.connection.clock.left()
+    {
+        // A stream that is dropped is reset; a timeout of Pingora's is answered with a 504.
+        peer.options.read_timeout = Some(peer.options.read_timeout.map_or(left, |timeout| timeout.min(left)));
+    }
     ctx.exchange.tries += 1;
     ctx.exchange.endpoint = Some(endpoint);
     Ok(peer)

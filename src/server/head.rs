@@ -3,6 +3,8 @@
 //! Pingora parses the head in full later. Both must agree on where it ends and on what follows, so everything that two
 //! parsers could read differently is refused here.
 
+use crate::server::chunks::Chunks;
+
 /// A head's size at most (`limits.header_size`).
 pub(super) const MAX_HEAD: usize = 32 * 1024;
 /// The request line's share of it (`limits.uri_size` and room for method and version).
@@ -13,8 +15,8 @@ const MAX_LINE: usize = 8 * 1024 + 32;
 pub(super) enum Body {
     /// After so many bytes; often none.
     Length(u64),
-    /// By its chunks, which Pingora reads.
-    Chunked,
+    /// By its chunks.
+    Chunked(Chunks),
     /// Never: the connection may become a tunnel.
     Open,
 }
@@ -102,7 +104,7 @@ fn read(head: &[u8]) -> Result<Body, (u16, &'static str)> {
         }
     }
     Ok(match (chunked, length) {
-        (true, _) => Body::Chunked,
+        (true, _) => Body::Chunked(Chunks::new()),
         (false, Some(length)) if length > 0 => Body::Length(length),
         _ if upgrade => Body::Open,
         _ => Body::Length(0),
@@ -120,6 +122,8 @@ fn request_line(line: &[u8]) -> Result<(), (u16, &'static str)> {
         && parts.next().is_none();
     match version {
         _ if !sound => Err((400, "bad_request_line")),
+        // A tunnel to wherever the client says is a forward proxy's work.
+        _ if method == Some(b"CONNECT") => Err((405, "connect")),
         Some(b"HTTP/1.1" | b"HTTP/1.0" | b"HTTP/2.0") => Ok(()),
         Some(version) if version.starts_with(b"HTTP/") => Err((505, "bad_version")),
         _ => Err((400, "bad_request_line")),
@@ -150,7 +154,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\nrest", Body::Length(0)),
             ("GET / HTTP/1.0\r\n\r\n", Body::Length(0)),
             ("POST / HTTP/1.1\r\nContent-Length:  12 \r\n\r\n", Body::Length(12)),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n", Body::Chunked),
+            ("POST / HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n", Body::Chunked(Chunks::new())),
             ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", Body::Open),
         ];
         for (text, body) in cases {
@@ -196,6 +200,7 @@ mod tests {
         ] {
             assert_eq!(scanned(text), Scan::Refused(400, reason), "{text:?}");
         }
+        assert_eq!(scanned("CONNECT a:80 HTTP/1.1\r\n\r\n"), Scan::Refused(405, "connect"));
         assert_eq!(scanned("GET / HTTP/3.0\r\n\r\n"), Scan::Refused(505, "bad_version"));
     }
 

@@ -19,6 +19,9 @@ use crate::server::stream::Conn;
 /// An idle connection ends after this long (`limits.idle_timeout`).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How much longer than its time an exchange may take to end by itself.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Serves an HTTP/2 connection until it ends.
 pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: Arc<str>, origin: &Origin) {
     let mut options = HttpServerOptions::default();
@@ -50,12 +53,14 @@ impl HttpServerApp for Streams {
         let connection =
             Connection { listener: self.listener.clone(), client: self.client, scheme: Scheme::Http, clock: clock.clone() };
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
+        let overdue = async {
+            clock.expiry().await;
+            // Before the head of a response, Pingora's own timeout may still turn this into a 504.
+            tokio::time::sleep(GRACE).await;
+        };
         tokio::select! {
             reused = CONNECTION.scope(connection, self.proxy.process_new_http(session, shutdown)) => reused,
-            expired = clock.expiry() => {
-                log::warn!("request failed party=upstream reason=timeout listener={} detail={expired:?}", self.listener);
-                None
-            }
+            () = overdue => None,
         }
     }
 

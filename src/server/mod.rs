@@ -1,6 +1,7 @@
 //! The process: sockets bound first, then Pingora's server with Ravelin's own listening service and background work in it.
 
 mod bind;
+mod chunks;
 mod connection;
 mod drain;
 mod head;

@@ -119,30 +119,50 @@ impl Conn {
 
     /// Reads what belongs to the current request.
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let limit = match self.body {
+        let before = buffer.filled().len();
+        match &mut self.body {
             // Nothing more of this request: all that can be learned is that the client has left.
             Body::Length(0) => return self.poll_left(cx),
-            Body::Length(left) => usize::try_from(left).unwrap_or(usize::MAX).min(buffer.remaining()),
-            Body::Chunked | Body::Open => buffer.remaining(),
-        };
-        let read = if self.ahead.is_empty() {
-            let mut part = buffer.take(limit);
-            ready!(Pin::new(&mut *self.io).poll_read(cx, &mut part))?;
-            let read = part.filled().len();
-            // `part` is the free end of `buffer`: what it was filled with is initialised there too.
-            buffer.initialize_unfilled_to(read);
-            buffer.advance(read);
-            self.ended |= read == 0;
-            read
-        } else {
-            let read = limit.min(self.ahead.len());
-            buffer.put_slice(&self.ahead[..read]);
-            self.ahead.advance(read);
-            read
-        };
-        if let Body::Length(left) = &mut self.body {
-            *left -= read as u64;
+            Body::Length(left) => {
+                let limit = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.remaining());
+                if !self.ahead.is_empty() {
+                    let read = limit.min(self.ahead.len());
+                    buffer.put_slice(&self.ahead[..read]);
+                    self.ahead.advance(read);
+                } else if limit == buffer.remaining() {
+                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                } else {
+                    let mut part = ReadBuf::new(buffer.initialize_unfilled_to(limit));
+                    ready!(Pin::new(&mut *self.io).poll_read(cx, &mut part))?;
+                    let read = part.filled().len();
+                    buffer.advance(read);
+                }
+                *left -= (buffer.filled().len() - before) as u64;
+            }
+            Body::Chunked(chunks) if chunks.is_done() => return self.poll_left(cx),
+            Body::Chunked(chunks) => {
+                if self.ahead.is_empty() {
+                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                    let read = &buffer.filled()[before..];
+                    let taken = chunks.take(read);
+                    // What came with the end of the body is the next request's.
+                    self.ahead.extend_from_slice(&read[taken..]);
+                    buffer.set_filled(before + taken);
+                } else {
+                    let here = buffer.remaining().min(self.ahead.len());
+                    let taken = chunks.take(&self.ahead[..here]);
+                    buffer.put_slice(&self.ahead[..taken]);
+                    self.ahead.advance(taken);
+                }
+            }
+            Body::Open if self.ahead.is_empty() => ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?,
+            Body::Open => {
+                let read = buffer.remaining().min(self.ahead.len());
+                buffer.put_slice(&self.ahead[..read]);
+                self.ahead.advance(read);
+            }
         }
+        self.ended |= buffer.filled().len() == before;
         Poll::Ready(Ok(()))
     }
 

@@ -176,6 +176,14 @@ pub(super) fn authority(head: &RequestHeader) -> Cow<'_, str> {
     }
 }
 
+/// What `Connection` lists, in lower case; `None` if there is no such field.
+pub(super) fn connection_options(headers: &http::HeaderMap) -> Option<Vec<String>> {
+    let mut values = headers.get_all(http::header::CONNECTION).iter().peekable();
+    values.peek()?;
+    let options = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    Some(options.map(|option| option.trim().to_ascii_lowercase()).filter(|option| !option.is_empty()).collect())
+}
+
 async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> {
     let max = max.min(BUFFER_MAX);
     let too_large = || Error::body_too_large(max);

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use http::header::{CONNECTION, UPGRADE};
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
-use crate::proxy::head::{ClientRequest, authority, set_target};
+use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::router::Question;
 use crate::runtime::{Action, Redirect, Respond};
@@ -99,6 +101,7 @@ fn as_sent(session: &Session) -> Target {
 /// Puts Ravelin's own word on the client in the place of what the client says of itself.
 fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), InvalidField> {
     let head = session.req_header_mut();
+    strip_nominated(head);
     let host = authority(head).into_owned();
     let invalid = |name: &str| InvalidField::Value(name.to_owned());
     head.remove_header("forwarded");
@@ -114,6 +117,22 @@ fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), Inv
         head.insert_header("x-forwarded-host", host).map_err(|_| invalid("x-forwarded-host"))?;
     }
     Ok(())
+}
+
+/// Takes away what `Connection` nominates (RFC 9110 §7.6.1), before Ravelin and its filters set fields of their own: a client
+/// could have those taken away otherwise. What frames the message or names its host is never a matter of one connection.
+fn strip_nominated(head: &mut RequestHeader) {
+    const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
+    let upgrades = head.headers.contains_key(UPGRADE);
+    let Some(nominated) = connection_options(&head.headers) else { return };
+    for name in nominated.iter().filter(|name| !KEPT.contains(&name.as_str())) {
+        head.remove_header(name.as_str());
+    }
+    head.remove_header(&CONNECTION);
+    if upgrades && nominated.iter().any(|option| option == "upgrade") {
+        // A constant: it can't fail.
+        let _ = head.insert_header(CONNECTION, "upgrade");
+    }
 }
 
 fn redirection(redirect: &Redirect, ctx: &Ctx) -> std::result::Result<Reply, Error> {

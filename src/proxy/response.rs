@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Party};
-use crate::proxy::head::{TrailerFields, UpstreamResponse};
+use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result};
 
@@ -23,6 +23,10 @@ const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !session.as_downstream().is_upgrade_req() {
+                let error = Error::new(502, Party::Upstream, "invalid_response");
+                return Err(ended(ctx, error.with_message("the endpoint switches protocols, which nobody asked for")));
+            }
             open_tunnel(session, ctx);
         } else {
             strip_hop_by_hop(head);
@@ -91,17 +95,8 @@ fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
 }
 
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
-    if head.headers.contains_key(CONNECTION) {
-        let nominated: Vec<String> = head
-            .headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(|name| name.trim().to_ascii_lowercase())
-            .filter(|name| name != CONTENT_LENGTH.as_str() && name != TRANSFER_ENCODING.as_str())
-            .collect();
-        for name in nominated {
+    for name in connection_options(&head.headers).unwrap_or_default() {
+        if name != CONTENT_LENGTH.as_str() && name != TRANSFER_ENCODING.as_str() {
             head.remove_header(name.as_str());
         }
     }

@@ -91,7 +91,7 @@ impl Default for App {
 
 /// Parses and compiles a file, as `check`, boot and reload all do.
 pub(super) fn load(path: &std::path::Path, registry: &Registry) -> (Option<Compiled>, Report) {
-    let (config, mut report) = crate::config::load(path, registry, &|name| std::env::var(name).ok());
+    let (config, mut report) = crate::config::load_partial(path, registry, &|name| std::env::var(name).ok());
     let compiled = config.and_then(|config| compile(config, registry, &mut report));
     (compiled, report)
 }

@@ -29,7 +29,7 @@ impl<'a> BuildCx<'a> {
     pub fn upstream(&self, name: &str) -> Result<UpstreamRef, BuildError> {
         match (self.upstreams)(name) {
             Some(upstream) => Ok(UpstreamRef(upstream)),
-            None => Err(BuildError::new(format!("unknown upstream `{name}`"))),
+            None => Err(BuildError { unresolved: true, ..BuildError::new(format!("unknown upstream `{name}`")) }),
         }
     }
 
@@ -67,13 +67,15 @@ impl fmt::Debug for UpstreamRef {
 pub struct BuildError {
     message: String,
     place: Option<Span>,
+    /// A name that is not there: no mistake of its own where what it names is broken.
+    unresolved: bool,
 }
 
 impl BuildError {
     /// `message` says what is wrong and what would be right.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), place: None }
+        Self { message: message.into(), place: None, unresolved: false }
     }
 
     /// Points at one value: the span of a [`Spanned`](crate::config::Spanned) of the settings.
@@ -87,6 +89,10 @@ impl BuildError {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.unresolved
     }
 
     /// Where, if it is known more closely than the filter's entry.

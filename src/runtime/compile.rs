@@ -36,10 +36,12 @@ pub(crate) struct Compiled {
     pub(crate) tasks: Vec<TaskFuture>,
 }
 
-/// Compiles a configuration. `None`: the report says why.
+/// Compiles a configuration. `None`: the report says why. One with errors is compiled as far as it goes, so that all of them are
+/// shown at once.
 pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) -> Option<Compiled> {
+    let partial = report.has_errors();
     let upstreams = upstreams(&config.upstreams, report);
-    let mut chains = Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new() };
+    let mut chains = Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new(), partial };
     for chain in config.chains {
         chains.pending.insert(chain.name.value.as_str().to_owned(), chain.value);
     }
@@ -95,6 +97,8 @@ struct Chains<'a> {
     named: HashMap<String, Vec<Slot>>,
     /// Chains that are not built yet.
     pending: HashMap<String, Vec<Step>>,
+    /// Parts of the configuration are missing, since they are broken.
+    partial: bool,
 }
 
 impl Chains<'_> {
@@ -109,6 +113,7 @@ impl Chains<'_> {
                     let mut cx = BuildCx::new(&find, &mut self.tasks);
                     match self.registry.build(entry.kind, entry.settings, &mut cx) {
                         Ok(filter) => slots.push(Slot::new(filter)),
+                        Err(error) if self.partial && error.is_unresolved() => {}
                         Err(error) => {
                             let place = error.place().unwrap_or(entry.span);
                             report.push(Diagnostic::error(place, format!("filter `{}`: {error}", entry.kind)));

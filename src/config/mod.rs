@@ -1,0 +1,122 @@
+//! The configuration file: text → tree → typed sections → [`Config`].
+//!
+//! Two stages. The first (`File` and its sections) is what was typed: each key has its type, each value
+//! its place. The second ([`Config`]) is what it means: names are resolved, each filter's settings are of
+//! the filter's own type, each route has exactly one action. Every mistake of a file is collected in one
+//! [`Report`]; nothing here reads the network, spawns a task or knows Pingora's sessions.
+//!
+//! On the way: `yaml` reads a file into a `tree` whose nodes know their places, `env` expands variables in it, `load` joins the
+//! files that are included, `de` decodes the tree by serde and collects mistakes, `resolve` finds the meaning.
+
+mod bounds;
+mod catalog;
+mod de;
+mod env;
+mod file;
+mod listener;
+mod load;
+mod not_yet;
+mod pingora;
+mod render;
+mod report;
+mod resolve;
+mod route;
+mod schema;
+mod section;
+mod single;
+mod span;
+mod suggest;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tree;
+mod upstream;
+mod yaml;
+
+use std::any::Any;
+
+use pingora_core::server::configuration::ServerConf;
+
+use crate::types::{Duration, Limit, Name};
+
+pub use catalog::{Body, Catalog};
+pub use env::Environment;
+pub use listener::Listener;
+pub(crate) use load::load_partial;
+pub use load::{load, parse};
+pub use report::{Diagnostic, Report, Severity};
+pub use route::{Match, Redirect, Respond};
+pub use schema::schema;
+pub(crate) use single::decode_filter;
+pub use span::{Span, Spanned};
+pub use upstream::{
+    Balance, Endpoint, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, Retry, RetryCondition, TcpHealthCheck, Timeouts,
+    Upstream,
+};
+
+/// What a file means.
+pub struct Config {
+    /// Pingora's own settings, Ravelin's defaults applied.
+    pub pingora: ServerConf,
+    /// In the order of the file.
+    pub listeners: Vec<Named<Listener>>,
+    /// In the order of the file.
+    pub upstreams: Vec<Named<Upstream>>,
+    /// In the order of the file.
+    pub routes: Vec<Named<Route>>,
+    /// In the order of the file.
+    pub chains: Vec<Named<Vec<Step>>>,
+    /// `defaults.filters`: in front of every route's own.
+    pub default_filters: Vec<Step>,
+}
+
+/// An entry of a section, with the name that it was given.
+pub struct Named<T> {
+    /// The key in the file, and where it stands.
+    pub name: Spanned<Name>,
+    /// What stands under it.
+    pub value: T,
+}
+
+/// A route's meaning.
+pub struct Route {
+    /// What a request must be.
+    pub matches: Match,
+    /// Whether `defaults.filters` are left out.
+    pub skip_defaults: bool,
+    /// The route's own filters.
+    pub filters: Vec<Step>,
+    /// For the whole exchange.
+    pub timeout: Limit<Duration>,
+    /// Where the request goes.
+    pub action: Action,
+}
+
+/// Where a request goes.
+pub enum Action {
+    /// To this upstream, which exists.
+    Upstream(Spanned<Name>),
+    /// A redirect.
+    Redirect(Redirect),
+    /// A fixed answer.
+    Respond(Respond),
+}
+
+/// One entry of a list of filters.
+pub enum Step {
+    /// `use: name` of a chain that exists.
+    Use(Spanned<Name>),
+    /// A filter with its settings.
+    Filter(FilterEntry),
+}
+
+/// A filter with its settings, decoded to the filter's own `Config` type.
+pub struct FilterEntry {
+    /// Where the entry stands.
+    pub span: Span,
+    /// The filter's `NAME`.
+    pub kind: &'static str,
+    /// Its identity over reloads, if one was given.
+    pub id: Option<Spanned<Name>>,
+    /// A value of the filter's `Config` type.
+    pub settings: Box<dyn Any + Send>,
+}

@@ -1,0 +1,90 @@
+//! What the configuration's reference describes and this version does not do yet.
+//!
+//! A key that does nothing must not exist, so these are errors; but somebody who wrote one spelled it right, and is told so.
+//! Building a feature removes its line here.
+
+use crate::config::Span;
+use crate::config::report::Diagnostic;
+
+/// Keys: by the name of the struct (as serde gives it) that will have them.
+const KEYS: &[(&str, &[&str])] = &[
+    ("File", &["reload", "overload", "hardening", "errors", "access_log", "tracing", "admin", "tests"]),
+    ("IncludedFile", &["tests"]),
+    ("Defaults", &["limits"]),
+    ("Listener", &["redirect_to_https", "http3", "tls", "proxy_protocol", "trust_forwarded", "underscores", "limits"]),
+    (
+        "Upstream",
+        &[
+            "discover",
+            "protocol",
+            "tls",
+            "proxy_protocol",
+            "outlier_detection",
+            "slow_start",
+            "panic_threshold",
+            "sticky",
+            "limits",
+        ],
+    ),
+    ("Endpoint", &["backup"]),
+    ("Retry", &["methods", "backoff", "budget", "try_timeout", "hedge"]),
+    ("Route", &["listeners", "path", "priority", "mirror", "split", "sticky_split", "files"]),
+    ("Match", &["headers", "query", "cookies", "client_ips", "when"]),
+    ("FilterEntry", &["when"]),
+];
+
+/// Values, be it as a word or as the key of a map: by the key under which they stand.
+const VALUES: &[(&str, &[&str])] = &[
+    ("balance", &["least_requests", "peak_ewma", "hash"]),
+    ("health_check", &["http", "grpc"]),
+    ("conditions", &["reset", "timeout", "500", "502", "503", "504", "429"]),
+    ("paths", &["regex"]),
+];
+
+/// Filters.
+const FILTERS: &[&str] = &[
+    "basic_auth",
+    "buffer",
+    "cache",
+    "compress",
+    "concurrency",
+    "cors",
+    "csrf",
+    "forward_auth",
+    "geo_access",
+    "headers",
+    "ip_access",
+    "jwt",
+    "key_auth",
+    "oidc",
+    "rate_limit",
+    "request_id",
+    "rewrite",
+    "script",
+    "security_headers",
+    "wasm",
+];
+
+/// Says so of a key or value.
+pub(crate) fn unsupported(span: Span, word: &str) -> Diagnostic {
+    Diagnostic::error(span, format!("`{word}` is not supported yet")).hint("remove it, or wait for a version that has it")
+}
+
+/// Whether the struct of this name will have this key.
+pub(crate) fn key(structure: &str, key: &str) -> bool {
+    holds(KEYS, structure, key)
+}
+
+/// Whether this will be a value of the key.
+pub(crate) fn value(of: &str, value: &str) -> bool {
+    holds(VALUES, of, value)
+}
+
+/// Whether there will be a filter of this name.
+pub(crate) fn filter(name: &str) -> bool {
+    FILTERS.contains(&name)
+}
+
+fn holds(table: &[(&str, &[&str])], of: &str, word: &str) -> bool {
+    table.iter().any(|(name, words)| *name == of && words.contains(&word))
+}

@@ -1,0 +1,253 @@
+//! What is wrong with a configuration: every mistake at once, each with its place.
+
+use std::fmt;
+
+use crate::config::Span;
+use crate::config::render::Renderer;
+
+/// More errors than this, or warnings, help nobody: the rest is counted, not kept. Apart, so that warnings never hide an error.
+const LIMIT: usize = 100;
+
+/// The mistakes of a configuration, with the text of its files so that they can be shown.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    sources: Vec<Source>,
+    diagnostics: Vec<Diagnostic>,
+    /// How many are not kept.
+    left_out: usize,
+}
+
+/// A file that was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// How bad a [`Diagnostic`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration cannot be used.
+    Error,
+    /// It can, but it will hardly do what was meant.
+    Warning,
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub(crate) severity: Severity,
+    pub(crate) message: String,
+    pub(crate) span: Span,
+    pub(crate) label: Option<String>,
+    pub(crate) hint: Option<String>,
+    pub(crate) related: Vec<(Span, String)>,
+}
+
+impl Diagnostic {
+    /// An error at this place.
+    pub fn error(span: Span, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, span, message.into())
+    }
+
+    /// A warning at this place.
+    pub fn warning(span: Span, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, span, message.into())
+    }
+
+    /// A few words beside the caret.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Another place that has to do with it, and how.
+    #[must_use]
+    pub fn related(mut self, span: Span, note: impl Into<String>) -> Self {
+        self.related.push((span, note.into()));
+        self
+    }
+
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// What is wrong, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Where.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    fn new(severity: Severity, span: Span, message: String) -> Self {
+        Self { severity, message, span, label: None, hint: None, related: Vec::new() }
+    }
+}
+
+impl Report {
+    /// Adds a diagnostic, unless the same is there already (an anchored value is read once for each alias).
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        let known = |other: &Diagnostic| other.span == diagnostic.span && other.message == diagnostic.message;
+        if self.diagnostics.iter().any(known) {
+            return;
+        }
+        if self.count(diagnostic.severity) >= LIMIT {
+            self.left_out += 1;
+            return;
+        }
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Whether the configuration cannot be used.
+    pub fn has_errors(&self) -> bool {
+        self.errors() > 0
+    }
+
+    /// The number of errors.
+    pub fn errors(&self) -> usize {
+        self.count(Severity::Error)
+    }
+
+    /// The number of warnings.
+    pub fn warnings(&self) -> usize {
+        self.count(Severity::Warning)
+    }
+
+    /// Every diagnostic, by file and place.
+    pub fn diagnostics(&self) -> Vec<&Diagnostic> {
+        let mut sorted: Vec<&Diagnostic> = self.diagnostics.iter().collect();
+        sorted.sort_by_key(|diagnostic| (diagnostic.span, diagnostic.severity));
+        sorted
+    }
+
+    /// `file:line:column` of a place; `None` if it is nowhere.
+    pub fn locate(&self, span: Span) -> Option<String> {
+        let (line, column) = self.line_and_column(span)?;
+        self.source(span).map(|source| format!("{}:{line}:{column}", source.name))
+    }
+
+    /// The whole report as text for people, with ANSI colours or without.
+    pub fn render(&self, colours: bool) -> String {
+        Renderer { report: self, colours }.report()
+    }
+
+    /// Takes in a file; its index goes into the spans.
+    pub(crate) fn add_source(&mut self, name: impl Into<String>, text: impl Into<String>) -> u16 {
+        let index = self.sources.len();
+        self.sources.push(Source { name: name.into(), text: text.into() });
+        u16::try_from(index).unwrap_or(u16::MAX)
+    }
+
+    /// How many files were read.
+    pub(crate) fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    pub(crate) fn source(&self, span: Span) -> Option<&Source> {
+        self.sources.get(usize::from(span.file))
+    }
+
+    /// The text at a place.
+    pub(crate) fn text(&self, span: Span) -> Option<&str> {
+        self.source(span)?.text.get(span.start as usize..span.end as usize)
+    }
+
+    /// The first occurrence of `needle` within `span`, or all of `span`: points at a part of a value.
+    pub(crate) fn within(&self, span: Span, needle: &str) -> Span {
+        match self.text(span).and_then(|text| text.find(needle)) {
+            Some(at) if !needle.is_empty() => {
+                let start = span.start as usize + at;
+                Span::new(span.file, start, start + needle.len())
+            }
+            _ => span,
+        }
+    }
+
+    /// A value as messages may show it: what stands in the file where a variable was expanded, for that may be a secret.
+    pub(crate) fn shown(&self, span: Span, value: &str) -> String {
+        match self.text(span) {
+            Some(text) if text.contains("${") => text.trim_matches(['"', '\'']).to_owned(),
+            _ => value.to_owned(),
+        }
+    }
+
+    /// Whether further errors are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.errors() >= LIMIT
+    }
+
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Both count from 1; a column is a character.
+    pub(crate) fn line_and_column(&self, span: Span) -> Option<(usize, usize)> {
+        let before = self.source(span)?.text.get(..span.start as usize)?;
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |text| text.chars().count()) + 1;
+        Some((line, column))
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
+    }
+}
+
+/// The report in plain text.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_sorts() {
+        let mut report = Report::default();
+        report.add_source("a.yaml", "one\ntwo\n");
+        report.push(Diagnostic::error(Span::new(0, 4, 7), "second"));
+        report.push(Diagnostic::warning(Span::new(0, 0, 3), "first"));
+        report.push(Diagnostic::warning(Span::new(0, 0, 3), "first"));
+        let messages: Vec<_> = report.diagnostics().into_iter().map(Diagnostic::message).collect();
+        assert_eq!(messages, ["first", "second"]);
+        assert_eq!((report.errors(), report.warnings()), (1, 1));
+        assert_eq!(report.locate(Span::new(0, 5, 6)).as_deref(), Some("a.yaml:2:2"));
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_counted() {
+        let mut report = Report::default();
+        for number in 0..LIMIT + 1 {
+            report.push(Diagnostic::warning(Span::default(), format!("oddity {number}")));
+        }
+        assert!(!report.has_errors());
+        for number in 0..LIMIT + 2 {
+            report.push(Diagnostic::error(Span::default(), format!("mistake {number}")));
+        }
+        assert_eq!(report.errors(), LIMIT);
+        assert!(report.to_string().contains("3 further"));
+    }
+
+    #[test]
+    fn an_expanded_value_is_shown_as_it_stands_in_the_file() {
+        let mut report = Report::default();
+        report.add_source("a.yaml", "a: \"${WHERE}\"\nb: plain\n");
+        assert_eq!(report.shown(Span::new(0, 3, 13), "secret"), "${WHERE}");
+        assert_eq!(report.shown(Span::new(0, 17, 22), "plain"), "plain");
+    }
+}

@@ -1,0 +1,83 @@
+//! Routes: each has exactly one action, and no two stand in each other's way.
+
+use super::{Resolver, overlap};
+use crate::config::file::NamedEntry;
+use crate::config::report::Diagnostic;
+use crate::config::tree::NodeId;
+use crate::config::{Action, Named, Route, Span, Spanned, route, suggest};
+use crate::types::Name;
+
+/// The keys of which a route has exactly one.
+const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
+
+impl Resolver<'_> {
+    pub(super) fn routes(&mut self, entries: Vec<NamedEntry<route::Route>>) -> Vec<Named<Route>> {
+        let mut routes = Vec::with_capacity(entries.len());
+        // A route without some of its conditions would match what it was never meant to.
+        let mut complete = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let NamedEntry { name, node, decoded } = entry;
+            let may_lack_action = decoded.may_have_lost(&ACTIONS);
+            let whole = decoded.whole;
+            let Some(typed) = decoded.value else { continue };
+            let filters = self.steps(&typed.filters);
+            let action = self.action(&name, node, &typed, may_lack_action);
+            if whole {
+                complete.push((name.clone(), typed.matches.clone()));
+            }
+            if let Some(action) = action {
+                let route::Route { matches, skip_defaults, timeout, .. } = typed;
+                routes.push(Named { name, value: Route { matches, skip_defaults, filters, timeout, action } });
+            }
+        }
+        overlap::report(&complete, self.report);
+        routes
+    }
+
+    fn action(&mut self, name: &Spanned<Name>, node: NodeId, typed: &route::Route, may_lack_one: bool) -> Option<Action> {
+        let given: Vec<(&str, Span)> = ACTIONS
+            .into_iter()
+            .filter(|key| match *key {
+                "upstream" => typed.upstream.is_some(),
+                "redirect" => typed.redirect.is_some(),
+                _ => typed.respond.is_some(),
+            })
+            .filter_map(|key| self.tree.entry(node, key).map(|entry| (key, entry.key_span)))
+            .collect();
+        self.one_action(name, given, may_lack_one);
+
+        if let Some(upstream) = &typed.upstream {
+            self.upstreams.check(upstream, self.report);
+            self.used_upstreams.insert(upstream.as_str().to_owned());
+        }
+        if let Some(redirect) = &typed.redirect {
+            self.redirect(redirect, &typed.matches);
+        }
+        if let Some(respond) = &typed.respond {
+            self.respond(respond, self.tree.at(node, &["respond", "headers"]));
+        }
+        let upstream = typed.upstream.clone().map(Action::Upstream);
+        let redirect = || typed.redirect.clone().map(|redirect| Action::Redirect(redirect.into_inner()));
+        let respond = || typed.respond.clone().map(|respond| Action::Respond(respond.into_inner()));
+        upstream.or_else(redirect).or_else(respond)
+    }
+
+    fn one_action(&mut self, name: &Spanned<Name>, mut given: Vec<(&str, Span)>, may_lack_one: bool) {
+        given.sort_by_key(|(_, span)| *span);
+        match given.as_slice() {
+            [] if may_lack_one => {}
+            [] => {
+                let diagnostic = Diagnostic::error(name.span, format!("the route `{}` leads nowhere", name.as_str()));
+                self.report.push(diagnostic.hint(format!("give it one of {}", suggest::listed(&ACTIONS))));
+            }
+            [_] => {}
+            [(first, first_span), rest @ ..] => {
+                for (second, span) in rest {
+                    let message = format!("`{second}` beside `{first}`: a route does one thing");
+                    let diagnostic = Diagnostic::error(*span, message).hint("keep one of them");
+                    self.report.push(diagnostic.related(*first_span, "the first is here"));
+                }
+            }
+        }
+    }
+}

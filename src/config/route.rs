@@ -1,0 +1,80 @@
+//! `routes`: which request goes where.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::Spanned;
+use crate::config::bounds::{not_empty, positive_limit};
+use crate::config::section::RawFilter;
+use crate::types::{Duration, HeaderName, HostPattern, Limit, Method, Name, PathPattern, Status, Template};
+
+/// One route: what it matches, what runs on the way, and where the request goes.
+///
+/// Exactly one of `upstream`, `redirect` and `respond` must be given.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    /// What a request must be for this route. Default: everything.
+    #[serde(default, rename = "match")]
+    pub(crate) matches: Match,
+    /// Leave out `defaults.filters`.
+    #[serde(default)]
+    pub(crate) skip_defaults: bool,
+    /// Filters, in the order in which they see the request.
+    #[serde(default)]
+    pub(crate) filters: Vec<RawFilter>,
+    /// For the whole exchange: 504 before the response's head, an abort after it.
+    #[serde(default, deserialize_with = "positive_limit")]
+    #[schemars(with = "Limit<Duration>")]
+    pub(crate) timeout: Limit<Duration>,
+    /// Action: forward to this upstream.
+    pub(crate) upstream: Option<Spanned<Name>>,
+    /// Action: answer with a redirect.
+    pub(crate) redirect: Option<Spanned<Redirect>>,
+    /// Action: answer with a fixed response.
+    pub(crate) respond: Option<Spanned<Respond>>,
+}
+
+/// What a request must be. Conditions of different kinds must all hold; within a list one is enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// Exact names, `*.example.com` (any depth, not the name itself) or `*`.
+    #[serde(deserialize_with = "not_empty")]
+    #[schemars(with = "Vec<HostPattern>", length(min = 1))]
+    pub hosts: Vec<Spanned<HostPattern>>,
+    /// `/x` is exact; `/x/*` matches `/x`, `/x/` and everything below.
+    #[serde(deserialize_with = "not_empty")]
+    #[schemars(with = "Vec<PathPattern>", length(min = 1))]
+    pub paths: Vec<Spanned<PathPattern>>,
+    /// Request methods.
+    #[serde(deserialize_with = "not_empty")]
+    #[schemars(with = "Vec<Method>", length(min = 1))]
+    pub methods: Vec<Spanned<Method>>,
+}
+
+/// Answer with a redirect.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// The `Location`; may hold `{{ … }}`.
+    pub to: Spanned<Template>,
+    /// 301, 302, 303, 307 or 308. Default: 308.
+    pub status: Option<Spanned<Status>>,
+}
+
+/// Answer with a fixed response.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// Default: 200.
+    pub status: Option<Spanned<Status>>,
+    /// Header fields; values may hold `{{ … }}`.
+    #[serde(default)]
+    pub headers: BTreeMap<HeaderName, Spanned<Template>>,
+    /// The body; may hold `{{ … }}`. Default: empty.
+    #[serde(default)]
+    pub body: Option<Spanned<Template>>,
+}

@@ -1,0 +1,330 @@
+//! Every error and warning that a configuration file can give, one small file each, as it is shown.
+//!
+//! The texts are a feature: read a changed snapshot as somebody who has never seen this program.
+
+#![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
+
+use std::any::Any;
+use std::path::Path;
+
+use ravelin::config::{Body, Catalog, Config, Report, load, parse};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+
+/// Two filters, of which the configuration knows nothing but this.
+struct Filters;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only decoded")]
+struct Stamp {
+    name: String,
+    #[serde(default)]
+    times: u32,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only decoded")]
+struct Divert {
+    to: String,
+}
+
+impl Catalog for Filters {
+    fn names(&self) -> Vec<&'static str> {
+        vec!["divert", "stamp"]
+    }
+
+    fn decode(&self, name: &str, body: Body<'_, '_>) -> Option<Box<dyn Any + Send>> {
+        match name {
+            "divert" => body.decode::<Divert>().map(|settings| Box::new(settings) as Box<dyn Any + Send>),
+            "stamp" => body.decode::<Stamp>().map(|settings| Box::new(settings) as Box<dyn Any + Send>),
+            _ => None,
+        }
+    }
+
+    fn schema(&self, name: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
+        match name {
+            "divert" => Some(generator.subschema_for::<Divert>()),
+            "stamp" => Some(generator.subschema_for::<Stamp>()),
+            _ => None,
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "PORT" => Some("8080".to_owned()),
+        "SECRET" => Some("hunter2".to_owned()),
+        _ => None,
+    }
+}
+
+fn read(text: &str) -> (Option<Config>, Report) {
+    let (config, report) = parse(text, Path::new("ravelin.yaml"), &Filters, &environment);
+    assert_eq!(config.is_none(), report.has_errors(), "a configuration that comes back has no errors:\n{report}");
+    (config, report)
+}
+
+/// What stands in front of a case that is about something else.
+const LISTENERS: &str = "listeners: {http: {address: 127.0.0.1:8080}}\n";
+const ROUTES: &str = "routes: {all: {respond: {}}}\n";
+
+/// A file, and what is wrong with it.
+fn shown(text: &str) -> String {
+    let (_, report) = read(text);
+    format!("{text}\n────────\n{report}")
+}
+
+macro_rules! cases {
+    ($($name:ident: $text:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            let text = &$text;
+            insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(shown(text)) });
+        }
+    )*};
+}
+
+/// A file whose routes are these.
+fn routes(text: &str) -> String {
+    let upstreams = if text.contains("upstream: api") { "upstreams: {api: {endpoints: [10.0.0.1:80]}}\n" } else { "" };
+    format!("{LISTENERS}{upstreams}routes:\n{text}")
+}
+
+/// A file whose one upstream has these settings.
+fn upstream(text: &str) -> String {
+    format!("{LISTENERS}routes: {{all: {{upstream: api}}}}\nupstreams:\n  api:\n{text}")
+}
+
+/// A file whose one route has these filters.
+fn filters(text: &str) -> String {
+    format!("{LISTENERS}routes:\n  all:\n    respond: {{}}\n    filters:\n{text}")
+}
+
+/// A file with this and what every file needs.
+fn with(text: &str) -> String {
+    format!("{text}{LISTENERS}{ROUTES}")
+}
+
+cases! {
+    // The text itself.
+    yaml_colon_in_a_value: with("user: a: b\n");
+    yaml_tab: "listeners:\n\thttp:\n\t\taddress: 127.0.0.1:80\n";
+    yaml_unclosed_quote: with("user: 'a\n");
+    yaml_unclosed_bracket: "listeners: {http: {address: 127.0.0.1:80}\n";
+    yaml_unquoted_star: routes("  a:\n    match: {hosts: [*.example.com]}\n    respond: {}\n");
+    yaml_unquoted_template: routes("  a: {redirect: {to: {{ request.path }}}}\n");
+    yaml_unquoted_variable_in_braces: routes("  a: {timeout: ${T}}\n");
+    yaml_bad_indentation: "listeners:\n  http:\n    address: 127.0.0.1:80\n routes: {}\n";
+    yaml_at_sign: with("user: @me\n");
+    yaml_two_documents: with("threads: 1\n---\n");
+    yaml_tag: with("user: !secret me\n");
+    yaml_list_as_key: with("[a, b]: c\n");
+    yaml_duplicate_key: with("threads: 1\nuser: me\nthreads: 2\n");
+    yaml_alias_to_itself: with("user: &a [*a]\n");
+    yaml_merge_of_no_map: with("user: {<<: 5}\n");
+    yaml_too_deep: "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[";
+    yaml_is_a_list: "- listeners\n- routes\n";
+    yaml_is_a_word: "listeners\n";
+
+    // Variables.
+    variable_unset: with("user: ${USER_NAME}\n");
+    variable_unset_among_others: with("user: \"x-${SECRET}-${NOBODY}-y\"\n");
+    variable_unclosed: with("user: \"${SECRET\"\n");
+    variable_in_lower_case: with("user: ${secret}\n");
+    variable_with_a_bad_name: with("user: \"${A-B}\"\n");
+    variable_in_a_default: with("user: \"${A:-${SECRET}}\"\n");
+    variable_is_not_shown: routes("  a: {upstream: \"${SECRET}\", timeout: \"${SECRET}\"}\n");
+    variable_of_the_wrong_kind: with("threads: ${SECRET}\n");
+
+    // The top level.
+    file_empty: "";
+    file_without_routes: LISTENERS;
+    file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
+    file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
+    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\naccess_log: {}\ntracing: {}\nadmin: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_sections_of_the_wrong_kind: "listeners: [a]\nroutes: 5\nupstreams: x\nchains: {}\ninclude: a.yaml\ndefaults: []\n";
+    file_bad_names: "listeners: {\"a b\": {address: 127.0.0.1:80}}\nroutes: {-x: {respond: {}}}\n";
+
+    // Pingora's keys.
+    pingora_version: with("version: 2\n");
+    pingora_zero_threads: with("threads: 0\n");
+    pingora_zero_retries: with("max_retries: 0\n");
+    pingora_zero_blocking_threads: with("max_blocking_threads: 0\n");
+    pingora_zero_ready_timeout: with("daemon_ready_timeout_seconds: 0\n");
+    pingora_too_many_buckets: with("runtime_metrics_poll_time_histogram_buckets: 5000\n");
+    pingora_typo: with("thread: 4\n");
+    pingora_types: with("threads: \"4\"\ndaemon: yes\nuser: [me]\nwork_stealing: 1\ngrace_period_seconds: 5s\nclient_bind_to_ipv4: 10.0.0.1\n");
+
+    // Listeners.
+    listener_without_address: "listeners: {http: {}}\n".to_owned() + ROUTES;
+    listener_bad_addresses: "listeners:\n  a: {address: 80}\n  b: {address: \"*:80\"}\n  c: {address: example.com:80}\n  d: {address: 127.0.0.1}\n  e: {address: \"unix:\"}\n".to_owned() + ROUTES;
+    listener_same_address: "listeners:\n  a: {address: 127.0.0.1:80}\n  b: {address: localhost:80}\n  c: {address: 127.0.0.1:0}\n  d: {address: 127.0.0.1:0}\n".to_owned() + ROUTES;
+    listener_mode_without_a_socket: "listeners: {http: {address: 127.0.0.1:80, mode: \"0660\"}}\n".to_owned() + ROUTES;
+    listener_bad_mode: "listeners: {http: {address: unix:/run/a.sock, mode: rw}}\n".to_owned() + ROUTES;
+    listener_http2_is_a_word: "listeners: {http: {address: 127.0.0.1:80, http2: yes}}\n".to_owned() + ROUTES;
+    listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    redirect_to_https: true\n    http3: true\n    tls: {}\n    proxy_protocol: {}\n    trust_forwarded: {}\n    underscores: drop\n    limits: {}\n".to_owned() + ROUTES;
+    listener_is_a_word: "listeners: {http: 127.0.0.1:80}\n".to_owned() + ROUTES;
+    listener_typo_of_a_required_key: "listeners: {http: {adress: 127.0.0.1:80}}\n".to_owned() + ROUTES;
+
+    // Upstreams.
+    upstream_without_endpoints: upstream("    balance: random\n");
+    upstream_with_no_endpoint: upstream("    endpoints: []\n");
+    upstream_bad_endpoints: upstream("    endpoints: [10.0.0.1, \"http://a:80\", \"a:0\", \"a b:80\", {weight: 1}, {address: a:80, wait: 1}, {address: b:80, weight: -1}, [c]]\n");
+    upstream_same_endpoint: upstream("    endpoints:\n      - 10.0.0.1:80\n      - {address: 10.0.0.1:80, weight: 2}\n");
+    upstream_weights_all_zero: upstream("    endpoints: [{address: a:80, weight: 0}, {address: b:80, weight: 0}]\n");
+    upstream_backup_not_yet: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n");
+    upstream_not_yet: upstream("    discover: {}\n    protocol: http2\n    tls: {}\n    proxy_protocol: v2\n    outlier_detection: {}\n    slow_start: 1s\n    panic_threshold: 1%\n    sticky: {}\n    limits: {}\n");
+    upstream_balance: upstream("    endpoints: [a:80]\n    balance: roundrobin\n");
+    upstream_balance_not_yet: upstream("    endpoints: [a:80]\n    balance: {hash: {key: client_ip}}\n");
+    upstream_host: upstream("    endpoints: [a:80]\n    host: {set: a b}\n");
+    upstream_host_without_value: upstream("    endpoints: [a:80]\n    host: set\n");
+    upstream_health_check_zeros: upstream("    endpoints: [a:80]\n    health_check: {tcp: {interval: 0s, timeout: 0s, healthy_after: 0, unhealthy_after: 0}}\n");
+    upstream_health_check_word: upstream("    endpoints: [a:80]\n    health_check: udp\n");
+    upstream_health_check_not_yet: upstream("    endpoints: [a:80]\n    health_check: {http: {path: /healthz}}\n");
+    upstream_health_check_two: upstream("    endpoints: [a:80]\n    health_check: {tcp: {}, http: {}}\n");
+    upstream_health_check_key: upstream("    endpoints: [a:80]\n    health_check: {tcp: {intervall: 1s}}\n");
+    upstream_timeouts: upstream("    endpoints: [a:80]\n    timeouts: {connect: 0s, read: 30, write: never, idle: 10 parsecs, total: 1s}\n");
+    upstream_retry: upstream("    endpoints: [a:80]\n    retry: {retries: 16, conditions: [connect_eror, timeout, 503], methods: [GET], backoff: {}, budget: {}, try_timeout: 1s, hedge: none}\n");
+    upstream_unused: upstream("    endpoints: [a:80]\n  other:\n    endpoints: [b:80]\n");
+
+    // Routes.
+    route_without_action: routes("  a:\n    match: {paths: [/a]}\n");
+    route_with_two_actions: routes("  a:\n    upstream: api\n    respond: {body: hi}\n");
+    route_unknown_upstream: routes("  a: {upstream: apii}\n  b: {match: {paths: [/b]}, upstream: api}\n");
+    route_unknown_upstream_and_none_at_all: routes("  a: {upstream: web}\n");
+    route_to_a_broken_upstream: "upstreams: {api: {endpoints: [oops]}}\n".to_owned() + LISTENERS + "routes: {a: {upstream: api}}\n";
+    route_bad_hosts: routes("  a:\n    match:\n      hosts: [example.com:80, \"https://a.com\", \"a.*.com\", münchen.de, \"a b\"]\n    respond: {}\n");
+    route_bad_paths: routes("  a:\n    match:\n      paths: [v1, /a*b, \"/a?b=1\", /../x, \"/%zz\", {regex: ^/u}, {prefix: /x}]\n    respond: {}\n");
+    route_bad_methods: routes("  a:\n    match:\n      methods: [get, \"G T\"]\n    respond: {}\n");
+    route_match_of_nothing: routes("  a:\n    match: {hosts: [], paths: [], methods: []}\n    respond: {}\n");
+    route_match_of_a_word: routes("  a:\n    match: {hosts: example.com}\n    respond: {}\n");
+    route_not_yet: routes("  a:\n    listeners: [public]\n    match: {headers: {}, query: {}, cookies: {}, client_ips: [], when: x}\n    path: {}\n    priority: normal\n    mirror: {}\n    split: []\n    sticky_split: {}\n");
+    route_files_not_yet: routes("  a:\n    files: {root: public}\n");
+    route_typo_of_an_action: routes("  a:\n    upstrem: api\n");
+    route_timeout_of_zero: routes("  a:\n    timeout: 0s\n    respond: {}\n");
+    route_same_match: routes("  a:\n    match: {hosts: [A.com, b.com], paths: [/x, /y/*]}\n    respond: {}\n  b:\n    match: {hosts: [a.com], paths: [/z, /y/*], methods: [GET]}\n    respond: {}\n  c:\n    match:\n      hosts: [a.com]\n      paths:\n        - /x\n    respond: {}\n");
+    route_same_match_of_everything: routes("  a: {respond: {}}\n  b: {match: {paths: [/*], hosts: [\"*\"]}, respond: {}}\n");
+    route_is_empty: routes("  a:\n");
+
+    // Answers.
+    redirect_status: routes("  a: {redirect: {to: /b, status: 200}, match: {paths: [/a]}}\n");
+    redirect_status_is_none: routes("  a: {redirect: {to: /b, status: 99}, match: {paths: [/a]}}\n");
+    redirect_without_target: routes("  a: {redirect: {status: 301}}\n  b: {match: {paths: [/b]}, redirect: {to: \"\"}}\n");
+    redirect_with_a_space: routes("  a: {redirect: {to: \"https://b.com/a b\"}}\n");
+    redirect_too_early: routes("  a: {redirect: {to: \"https://b.com/{{ upstream.name }}\"}}\n");
+    redirect_onto_itself: routes("  a: {match: {hosts: [a.com], paths: [/a/*]}, redirect: {to: \"http://a.com/a/b\"}}\n  b: {match: {paths: [/b]}, redirect: {to: /b?x=1}}\n  c: {match: {paths: [/c]}, redirect: {to: \"{{ request.path }}\"}}\n  d: {match: {paths: [/d]}, redirect: {to: \"http://{{ request.host }}{{ request.path }}\"}}\n");
+    template_unknown_name: routes("  a: {redirect: {to: \"https://b.com{{ request.pth }}\"}}\n");
+    template_not_yet: routes("  a: {redirect: {to: \"https://b.com/{{ tls.sni }}\"}}\n");
+    template_unclosed: routes("  a: {redirect: {to: \"https://b.com{{ request.path\"}}\n");
+    respond_status: routes("  a: {respond: {status: 101}}\n  b: {match: {paths: [/b]}, respond: {status: ok}}\n  c: {match: {paths: [/c]}, respond: {status: \"200\"}}\n");
+    respond_body_that_cannot_be: routes("  a:\n    respond:\n      status: 204\n      body: ok\n");
+    respond_too_early: routes("  a:\n    respond:\n      headers: {x-status: \"{{ response.status }}\"}\n      body: \"at {{upstream.endpoint}}\"\n");
+    respond_headers: routes("  a:\n    respond:\n      headers: {Content-Length: 5, transfer-encoding: chunked, connection: close, x-a: 1, X-A: 2, \"a b\": c}\n");
+    respond_header_with_a_line_break: routes("  a:\n    respond:\n      headers:\n        x-note: |\n          hello\n");
+
+    // Filters.
+    filter_unknown: filters("      - stmap: {name: x}\n      - frobnicate: {}\n");
+    filter_not_yet: filters("      - cors: {}\n      - stamp: {name: x}\n        when: request.method == \"GET\"\n");
+    filter_two_in_one_entry: filters("      - stamp: {name: x}\n        divert: {to: y}\n");
+    filter_none_in_an_entry: filters("      - id: a\n      - {}\n      -\n");
+    filter_as_a_word: filters("      - stamp\n") + "chains: {stamp: [{stamp: {name: a}}]}\n";
+    filter_as_another_word: filters("      - divert\n");
+    filter_settings: filters("      - stamp: {nam: x, times: many}\n      - stamp:\n          times: -1\n      - divert: {to: [x]}\n      - divert:\n");
+    filter_same_id: filters("      - stamp: {name: x}\n        id: one\n      - stamp: {name: y}\n        id: one\n      - stamp: {name: y}\n        id: a b\n");
+    filters_are_a_map: filters("      stamp: {name: x}\n");
+    chain_unknown: filters("      - use: hardend\n") + "chains: {hardened: [{stamp: {name: x}}]}\n";
+    chain_use_with_id: filters("      - use: a\n        id: b\n") + "chains: {a: [{stamp: {name: x}}]}\n";
+    chain_cycle: filters("      - use: a\n") + "chains:\n  a: [{use: b}]\n  b:\n    - stamp: {name: x}\n    - use: c\n  c: [{use: a}]\n  d: [{use: d}]\n";
+    chain_unused: filters("      - use: a\n") + "chains:\n  a: [{use: b}]\n  b: []\n  c: [{use: d}]\n  d: []\n";
+    chain_broken_is_known: filters("      - use: a\n") + "chains:\n  a: [{use: [b]}]\n";
+    default_filters: with("defaults:\n  filters:\n    - stamp: {}\n  filtres: []\n");
+}
+
+#[test]
+fn the_settings_of_a_good_file() {
+    let (config, report) = read(&(routes("  a: {upstream: api}\n") + "threads: ${PORT}\nuser: \"${NOBODY:-www}\"\n"));
+    assert_eq!(report.to_string(), "");
+    let config = config.expect("there are no errors");
+    assert_eq!((config.pingora.threads, config.pingora.user.as_deref()), (8080, Some("www")));
+    assert_eq!((config.listeners.len(), config.upstreams.len(), config.routes.len()), (1, 1, 1));
+}
+
+#[test]
+fn an_upstream_that_only_a_filter_names_is_used() {
+    let text = filters("      - divert: {to: side}\n") + "upstreams: {side: {endpoints: [10.0.0.1:80]}}\n";
+    assert_eq!(read(&text).1.to_string(), "");
+}
+
+/// A directory of files, of which the first is loaded.
+fn shown_files(files: &[(&str, &str)]) -> String {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it is in the directory")).expect("a directory can be made");
+        std::fs::write(path, text).expect("a file can be written");
+    }
+    let (config, report) = load(&directory.path().join(files[0].0), &Filters, &environment);
+    assert_eq!(config.is_none(), report.has_errors());
+    report.to_string().replace(&directory.path().display().to_string(), "DIR")
+}
+
+#[test]
+fn include_merges_files_in_order() {
+    let files = [
+        ("main.yaml", "include: [conf.d/*.yaml]\nlisteners: {http: {address: 127.0.0.1:80}}\nroutes: {a: {upstream: web}}\n"),
+        ("conf.d/10.yaml", "upstreams: {web: {endpoints: [10.0.0.1:80]}}\ninclude: [more/20.yaml, ../conf.d/more/*.yaml]\n"),
+        ("conf.d/more/20.yaml", "routes: {b: {match: {paths: [/b]}, upstream: web}}\n"),
+        ("conf.d/.hidden.yaml", "oops"),
+    ];
+    assert_eq!(shown_files(&files), "");
+}
+
+#[test]
+fn include_mistakes() {
+    let main = format!(
+        "include:\n  - a.yaml\n  - missing.yaml\n  - none.d/*.yaml\n  - \"x[.yaml\"\n  - conf.d\n  - main.yaml\n{LISTENERS}routes: {{all: {{respond: {{}}}}}}\n"
+    );
+    let a = "include: [b.yaml]\nroutes:\n  all: {respond: {}}\nlisteners: [x]\nthreads: 4\nadmin: {}\ntests: []\nroute: {}\ndefaults: {}\n";
+    let files = [
+        ("main.yaml", main.as_str()),
+        ("a.yaml", a),
+        ("b.yaml", "include: [a.yaml]\nupstreams: {x: 5}\n- oops\n"),
+        ("conf.d/x", ""),
+    ];
+    insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(shown_files(&files)) });
+}
+
+#[test]
+fn include_cycle() {
+    let main = format!("include: [a.yaml]\n{}", with(""));
+    let files =
+        [("main.yaml", main.as_str()), ("a.yaml", "include:\n  - b.yaml\n"), ("b.yaml", "include:\n  - \"[a-b].yaml\"\n")];
+    insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!(shown_files(&files)) });
+}
+
+#[test]
+fn very_many_mistakes_are_counted() {
+    let text: String = (0..130).map(|n| format!("key_{n}: 1\n")).collect();
+    let report = read(&with(&text)).1.to_string();
+    assert!(report.ends_with("\n100 errors (and 30 further, not shown)\n"), "{report}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let (config, report) = load(Path::new("/nowhere/ravelin.yaml"), &Filters, &environment);
+    assert!(config.is_none());
+    insta::assert_snapshot!(report.to_string(), @r"
+    error: cannot read `/nowhere/ravelin.yaml`: no such file or directory
+
+    1 error
+    ");
+}
+
+#[test]
+fn a_configuration_can_be_sent_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Config>();
+    is_send::<Report>();
+}

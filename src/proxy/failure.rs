@@ -14,7 +14,8 @@ impl Proxy {
     pub(super) async fn handle_failure(&self, session: &mut Session, error: &PingoraError, ctx: &mut Ctx) -> FailToProxy {
         session.set_keepalive(None);
         if let Some(reply) = ctx.replacement.take() {
-            self.send(session, ctx, reply).await;
+            // Whether it went out or not, this connection ends here.
+            let _ = self.send(session, ctx, reply).await;
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let exchange_over = ctx.connection.clock.left().is_some_and(|left| left.is_zero()).then_some(Expired::Exchange);
@@ -29,7 +30,7 @@ impl Proxy {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let reply = error_reply(session, &ctx.exchange, code);
-        self.answer(session, ctx, reply).await;
+        let _ = self.answer(session, ctx, reply).await;
         FailToProxy { error_code: code, can_reuse_downstream: false }
     }
 }

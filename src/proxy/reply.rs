@@ -14,7 +14,10 @@ const DRAIN_MAX: u64 = 64 * 1024;
 
 impl Proxy {
     /// Walks a reply back through the filters that the request passed, and sends it.
-    pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) {
+    ///
+    /// # Errors
+    /// It did not go out whole: the connection must be broken off.
+    pub(super) async fn answer(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
         if let Some(route) = &ctx.route {
             match route.chain.response(&mut ctx.run, &mut reply.head, &mut ctx.exchange).await {
                 Ok(None) => {}
@@ -27,26 +30,34 @@ impl Proxy {
                 }
             }
         }
-        self.send(session, ctx, reply).await;
+        self.send(session, ctx, reply).await
     }
 
     /// Answers with an error.
-    pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) {
+    ///
+    /// # Errors
+    /// As [`Proxy::answer`].
+    pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) -> Result<()> {
         let reply = error_reply(session, &ctx.exchange, error.code());
         ctx.fail(error);
-        self.answer(session, ctx, reply).await;
+        self.answer(session, ctx, reply).await
     }
 
-    /// Sends a reply as it is. A client that is gone by now has no need of it.
-    pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) {
+    /// Sends a reply as it is.
+    ///
+    /// # Errors
+    /// As [`Proxy::answer`].
+    pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
         if leaves_body_unread(session) {
             session.set_keepalive(None);
         }
-        if let Err(error) = write(session, ctx, reply).await {
+        let written = write(session, ctx, reply).await;
+        if let Err(error) = &written {
             session.set_keepalive(None);
             ctx.fail(Error::new(400, Party::Client, "client_gone").with_message(error.to_string()));
         }
+        written
     }
 }
 

@@ -18,14 +18,8 @@ impl Proxy {
     pub(super) async fn handle_request(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         match self.decide(session, ctx).await {
             Ok(None) => Ok(false),
-            Ok(Some(reply)) => {
-                self.answer(session, ctx, reply).await;
-                Ok(true)
-            }
-            Err(error) => {
-                self.answer_error(session, ctx, error).await;
-                Ok(true)
-            }
+            Ok(Some(reply)) => self.answer(session, ctx, reply).await.map(|()| true),
+            Err(error) => self.answer_error(session, ctx, error).await.map(|()| true),
         }
     }
 

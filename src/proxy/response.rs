@@ -69,8 +69,11 @@ pub(super) fn body_arrived(ctx: &Ctx) {
 
 pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_response_body()) {
-        let outcome = route.chain.response_body(&mut ctx.run, body, end, &mut ctx.exchange);
-        outcome.map_err(|error| ended(ctx, error))?;
+        if let Err(error) = route.chain.response_body(&mut ctx.run, body, end, &mut ctx.exchange) {
+            // Should there be anything left to say, no filter sees it.
+            ctx.run.give_up();
+            return Err(ended(ctx, error));
+        }
     }
     if end {
         ctx.connection.clock.clear_step();
@@ -80,8 +83,10 @@ pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result
 
 pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<()> {
     if let Some(route) = &ctx.route {
-        let outcome = route.chain.response_trailers(&mut ctx.run, &mut TrailerFields(trailers), &mut ctx.exchange);
-        outcome.map_err(|error| ended(ctx, error))?;
+        if let Err(error) = route.chain.response_trailers(&mut ctx.run, &mut TrailerFields(trailers), &mut ctx.exchange) {
+            ctx.run.give_up();
+            return Err(ended(ctx, error));
+        }
     }
     Ok(())
 }

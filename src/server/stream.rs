@@ -217,7 +217,13 @@ impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.poll_body(cx, buffer) {
-            Poll::Pending if !this.http2 => this.poll_deadline(cx).map(Err),
+            Poll::Pending if !this.http2 => {
+                // Pingora waits for the endpoint: what it has written until now must not wait with it.
+                if let Poll::Ready(Err(error)) = this.poll_out(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                this.poll_deadline(cx).map(Err)
+            }
             outcome => outcome,
         }
     }

@@ -1,0 +1,43 @@
+//! Runs every `tests/cases/**/*.case` against a real Ravelin process, each as a test of its own.
+//!
+//! The format is described in `tests/cases/README.md`. `cargo test --test cases routing/` runs the cases below
+//! `tests/cases/routing`; the arguments are those of every Rust test. Tests named `runner: …` are about the
+//! runner itself.
+
+mod support;
+
+#[path = "cases/runner/mod.rs"]
+mod runner;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{fs, io};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use runner::{Against, Case};
+use support::{covers, has_ipv6};
+
+fn main() -> io::Result<ExitCode> {
+    let mut trials = runner::selftest::trials();
+    trials.extend(covers::files()?.into_iter().map(trial));
+    Ok(libtest_mimic::run(&Arguments::from_args(), trials).exit_code())
+}
+
+fn trial(file: PathBuf) -> Trial {
+    let name = covers::name(&file);
+    // A case that cannot be read fails as a test, not the whole run.
+    match load(&file) {
+        Ok(Ok(case)) => {
+            let ignored = case.needs_ipv6 && !has_ipv6();
+            Trial::test(name, move || runner::play(&case, Against::Ravelin).map_err(Failed::from)).with_ignored_flag(ignored)
+        }
+        Ok(Err(mistake)) => Trial::test(name, move || Err(mistake.into())),
+        Err(error) => Trial::test(name, move || Err(error.to_string().into())),
+    }
+}
+
+fn load(file: &Path) -> io::Result<Result<Case, String>> {
+    let shown = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(file);
+    Ok(runner::parse(&shown.to_string_lossy(), &fs::read_to_string(file)?))
+}

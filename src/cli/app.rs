@@ -1,7 +1,8 @@
 //! [`App`]: the program, with a user's filters in it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -90,7 +91,7 @@ impl Default for App {
 }
 
 /// Parses and compiles a file, as `check`, boot and reload all do.
-pub(super) fn load(path: &std::path::Path, registry: &Registry) -> (Option<Compiled>, Report) {
+pub(super) fn load(path: &Path, registry: &Registry) -> (Option<Compiled>, Report) {
     let (config, mut report) = crate::config::load_partial(path, registry, &|name| std::env::var(name).ok());
     let compiled = config.and_then(|config| compile(config, registry, &mut report));
     (compiled, report)
@@ -99,6 +100,17 @@ pub(super) fn load(path: &std::path::Path, registry: &Registry) -> (Option<Compi
 /// The file to read.
 pub(super) fn config_path(named: Option<&PathBuf>) -> PathBuf {
     named.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+}
+
+/// Shows what `check` and `run` found, on standard error.
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+pub(super) fn show(report: &Report, named: Option<&PathBuf>) {
+    if report.has_errors() || report.warnings() > 0 {
+        eprint!("{}", report.render(std::io::stderr().is_terminal()));
+    }
+    if named.is_none() && !Path::new(DEFAULT_CONFIG).exists() {
+        eprintln!("  = hint: name a configuration with `-c FILE`; `ravelin demo --config` prints one to begin with");
+    }
 }
 
 /// Says why on standard error; exit status 1.

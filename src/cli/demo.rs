@@ -20,41 +20,44 @@ pub(super) struct Args {
     /// Print the configuration that the demo runs, and exit.
     #[arg(long)]
     config: bool,
+    /// Where to listen.
+    #[arg(long, value_name = "HOST:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 6188)))]
+    address: SocketAddr,
 }
 
 const SERVICES: [&str; 3] = ["alpha", "beta", "gamma"];
-const ADDRESS: &str = "127.0.0.1:6188";
 
 #[expect(clippy::print_stdout, reason = "the command line speaks to a person")]
 pub(super) fn demo(args: &Args, registry: &Registry) -> ExitCode {
     if args.config {
-        // Ports that stand for themselves: the demo takes free ones.
-        print!("{}", config(&["127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"].map(str::to_owned)));
+        println!("# What `ravelin demo` runs; there the three endpoints have free ports of their own.");
+        let endpoints = ["127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"];
+        print!("{}", config(args.address, &endpoints.map(str::to_owned)));
         return ExitCode::SUCCESS;
     }
     let services = match start_services() {
         Ok(services) => services,
         Err(error) => return fail(&format!("the demo's services can't be started: {error}")),
     };
-    let yaml = config(&services.map(|address| address.to_string()));
+    let yaml = config(args.address, &services.map(|address| address.to_string()));
     let (parsed, mut report) = crate::config::parse(&yaml, Path::new("demo"), registry, &|_| None);
     let Some(compiled) = parsed.and_then(|config| compile(config, registry, &mut report)) else {
         return fail(&report.render(false));
     };
     start_logging();
-    println!("{}", welcome());
+    println!("{}", welcome(args.address));
     start(compiled, None)
 }
 
 /// What the demo runs, for services at these addresses.
-fn config(endpoints: &[String; 3]) -> String {
+fn config(address: SocketAddr, endpoints: &[String; 3]) -> String {
     let [alpha, beta, gamma] = endpoints;
     format!(
         "\
 # Three services behind one address: each request goes to the next one that is healthy.
 listeners:
   demo:
-    address: {ADDRESS}
+    address: \"{address}\"
 upstreams:
   services:
     endpoints:
@@ -76,15 +79,15 @@ routes:
     )
 }
 
-fn welcome() -> String {
+fn welcome(address: SocketAddr) -> String {
     format!(
         "\
-Three services (alpha, beta, gamma) behind http://{ADDRESS}. Try, in another terminal:
+Three services (alpha, beta, gamma) behind http://{address}. Try, in another terminal:
 
-  curl -i http://{ADDRESS}/                  again and again: each service in turn
-  curl http://{ADDRESS}/about                answered by the proxy itself
-  curl -X POST http://{ADDRESS}/stop/beta    stop beta: traffic moves to the other two, no request fails
-  curl -X POST http://{ADDRESS}/start/beta   start it again: within a second it is back
+  curl -i http://{address}/                  again and again: each service in turn
+  curl http://{address}/about                answered by the proxy itself
+  curl -X POST http://{address}/stop/beta    stop beta: traffic moves to the other two, no request fails
+  curl -X POST http://{address}/start/beta   start it again: within a second it is back
   ravelin demo --config                      the configuration that runs here
 
 Ctrl-C ends it.

@@ -1,10 +1,9 @@
 //! `ravelin run`: serve.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::cli::app::{config_path, fail, load};
+use crate::cli::app::{config_path, fail, load, show};
 use crate::filter::Registry;
 use crate::runtime::Compiled;
 use crate::server::{Stop, serve};
@@ -22,13 +21,10 @@ pub(super) struct Args {
     test: bool,
 }
 
-#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
 pub(super) fn run(args: &Args, registry: &Registry) -> ExitCode {
     let path = config_path(args.conf.as_ref());
     let (compiled, report) = load(&path, registry);
-    if report.has_errors() || report.warnings() > 0 {
-        eprint!("{}", report.render(std::io::stderr().is_terminal()));
-    }
+    show(&report, args.conf.as_ref());
     let Some(mut compiled) = compiled else { return ExitCode::FAILURE };
     if args.test {
         return ExitCode::SUCCESS;

@@ -106,7 +106,7 @@ impl Names {
         }
         self.mistaken = true;
         let kind = self.kind;
-        let diagnostic = Diagnostic::error(name.span, format!("there is no {kind} `{}`", report.shown(name.span, name.as_str())));
+        let diagnostic = Diagnostic::error(name.span, format!("unknown {kind} `{}`", report.shown(name.span, name.as_str())));
         let hint = suggest::hint(name.as_str(), self.names.iter().map(String::as_str));
         report.push(diagnostic.hint(hint.unwrap_or_else(|| format!("add it under `{kind}s`"))));
     }

@@ -16,7 +16,7 @@ pub(crate) fn decode_filter(settings: &str, name: &str, catalog: &dyn Catalog) -
         Some(decoded) if !report.has_errors() => Ok(decoded),
         decoded => {
             if decoded.is_none() && !report.has_errors() {
-                report.push(Diagnostic::error(crate::config::Span::whole(file), format!("there is no filter `{name}`")));
+                report.push(Diagnostic::error(crate::config::Span::whole(file), format!("unknown filter `{name}`")));
             }
             Err(report.to_string())
         }

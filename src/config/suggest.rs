@@ -41,7 +41,7 @@ pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>
 
 /// Says that a map has no such key, and what may have been meant.
 pub(crate) fn unknown_key<'a>(given: &str, known: impl IntoIterator<Item = &'a str>, span: Span) -> Diagnostic {
-    let diagnostic = Diagnostic::error(span, format!("there is no key `{given}` here"));
+    let diagnostic = Diagnostic::error(span, format!("unknown key `{given}`"));
     match hint(given, known) {
         Some(hint) => diagnostic.hint(hint),
         None => diagnostic,

@@ -1,6 +1,7 @@
 //! Pingora's TCP health check, with the upstream's name in what it logs.
 
 use async_trait::async_trait;
+use pingora_core::Error;
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::{HealthCheck, TcpHealthCheck};
 
@@ -24,7 +25,8 @@ impl Probe {
 #[async_trait]
 impl HealthCheck for Probe {
     async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
-        self.tcp.check(target).await
+        // Pingora logs the whole error, with all options of the peer: its kind says what an operator needs.
+        self.tcp.check(target).await.map_err(|error| Error::new_up(error.etype().clone()))
     }
 
     fn backend_summary(&self, target: &Backend) -> String {

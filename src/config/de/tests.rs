@@ -76,7 +76,7 @@ fn enums_are_words_or_maps() {
         mistakes::<Mode>("{plain: , deep: }"),
         ["1:1: error: found a map, where this is expected: one of `plain`, `deep`, `pair` and `named`"]
     );
-    assert_eq!(mistakes::<Mode>("{named: {word: x, wort: y}}"), ["1:19: error: there is no key `wort` here"]);
+    assert_eq!(mistakes::<Mode>("{named: {word: x, wort: y}}"), ["1:19: error: unknown key `wort`"]);
 }
 
 #[test]
@@ -108,8 +108,8 @@ mode: {named: {word: []}}
             "3:12: error: expected a string, found a list",
             "3:18: error: expected a string, found a map",
             "4:16: error: the number is too large: at most 127",
-            "4:21: error: there is no key `dept` here",
-            "5:1: error: there is no key `colour` here",
+            "4:21: error: unknown key `dept`",
+            "5:1: error: unknown key `colour`",
             "6:22: error: expected a string, found a list",
         ]
     );
@@ -118,7 +118,7 @@ mode: {named: {word: []}}
 #[test]
 fn what_follows_from_a_mistake_is_not_reported() {
     assert_eq!(mistakes::<Inner>("{depth: x}").len(), 1);
-    assert_eq!(mistakes::<Inner>("{dept: 1}"), ["1:2: error: there is no key `dept` here"]);
+    assert_eq!(mistakes::<Inner>("{dept: 1}"), ["1:2: error: unknown key `dept`"]);
     assert_eq!(mistakes::<Inner>("{depth: '${UNSET}'}"), ["1:10: error: the environment variable `UNSET` is not set"]);
     assert_eq!(mistakes::<Vec<Inner>>("[{depth: 1}, {depth: x}]").len(), 1);
     assert_eq!(mistakes::<(u8, u8)>("[1, x]").len(), 1);

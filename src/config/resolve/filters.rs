@@ -150,7 +150,7 @@ impl Resolver<'_> {
             Diagnostic::error(filter.key_span, format!("the filter `{name}` is not supported yet"))
                 .hint("remove it: a guard that is not there must not look as if it were")
         } else {
-            let diagnostic = Diagnostic::error(filter.key_span, format!("there is no filter `{name}`"));
+            let diagnostic = Diagnostic::error(filter.key_span, format!("unknown filter `{name}`"));
             match suggest::hint(name, names.iter().copied().chain(["use"])) {
                 Some(hint) => diagnostic.hint(hint),
                 None => diagnostic,

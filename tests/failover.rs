@@ -1,0 +1,66 @@
+//! An endpoint dies under load and comes back, again and again: no request that can be repeated is lost.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use support::{Answer, Connection, Deadline, Origin, Outgoing, Ravelin};
+
+const CLIENTS: usize = 4;
+const DEATHS: usize = 10;
+/// Requests between a death and a return: enough that each client meets the dead endpoint.
+const BETWEEN: u64 = 100;
+
+#[test]
+fn no_request_is_lost_while_an_endpoint_dies_and_returns() {
+    let (one, two) = (Origin::start("one", vec![Answer::text(200, "one")]), Origin::start("two", vec![Answer::text(200, "two")]));
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\n\
+         upstreams:\n  both:\n    endpoints: [\"{}\", \"{}\"]\n    health_check: {{tcp: {{interval: 50ms, unhealthy_after: 1}}}}\n\
+         routes: {{all: {{upstream: both}}}}\n",
+        one.address(),
+        two.address(),
+    ));
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (address, stop, answered) = (ravelin.address().to_owned(), stop.clone(), answered.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    get(&address);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+
+    let deadline = Deadline::standard();
+    let pass = |more: u64| {
+        let until = answered.load(Ordering::Relaxed) + more;
+        while answered.load(Ordering::Relaxed) < until && clients.iter().all(|client| !client.is_finished()) && !deadline.passed() {
+            thread::yield_now();
+        }
+    };
+    for _ in 0..DEATHS {
+        pass(BETWEEN);
+        two.stop();
+        pass(BETWEEN);
+        two.resume().unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("every answer of this client was a 200");
+    }
+    assert!(answered.load(Ordering::Relaxed) >= BETWEEN * 2 * DEATHS as u64, "the clients were too slow for the deadline");
+    assert!(!two.requests().is_empty(), "the endpoint that dies was never used");
+}
+
+fn get(address: &str) {
+    let deadline = Deadline::standard();
+    let mut client = Connection::open(address, deadline).unwrap();
+    client.request(&Outgoing::get("/", "a"), deadline).unwrap();
+    let response = client.next_response(deadline).unwrap();
+    assert_eq!(response.head.status(), Some(200), "{}", String::from_utf8_lossy(&response.body));
+}

@@ -4,6 +4,8 @@
 //! `tests/cases/routing`; the arguments are those of every Rust test. Tests named `runner: …` are about the
 //! runner itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 mod support;
 
 #[path = "cases/runner/mod.rs"]

@@ -1,5 +1,7 @@
 //! The command line as a user sees it: help, `check`, and the schema that is checked in.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

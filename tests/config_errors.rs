@@ -2,6 +2,7 @@
 //!
 //! The texts are a feature: read a changed snapshot as somebody who has never seen this program.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 #![expect(clippy::expect_used, reason = "a test that cannot be set up fails")]
 
 use std::any::Any;

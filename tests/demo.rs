@@ -1,5 +1,7 @@
 //! `ravelin demo`, as somebody who has just built it would try it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! An endpoint dies under load and comes back, again and again: no request that can be repeated is lost.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 mod support;
 
 use std::sync::Arc;
@@ -39,7 +41,8 @@ fn no_request_is_lost_while_an_endpoint_dies_and_returns() {
     let deadline = Deadline::standard();
     let pass = |more: u64| {
         let until = answered.load(Ordering::Relaxed) + more;
-        while answered.load(Ordering::Relaxed) < until && clients.iter().all(|client| !client.is_finished()) && !deadline.passed() {
+        while answered.load(Ordering::Relaxed) < until && clients.iter().all(|client| !client.is_finished()) && !deadline.passed()
+        {
             thread::yield_now();
         }
     };

@@ -3,6 +3,8 @@
 //! The program is this test itself: `hooks run -c FILE` serves, like any program that embeds Ravelin. The cases are in
 //! `tests/hooks/`, in the format of `tests/cases/README.md`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 mod support;
 
 #[path = "cases/runner/mod.rs"]

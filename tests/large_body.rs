@@ -1,5 +1,7 @@
 //! Bodies pass piece by piece: 1 GiB up and 1 GiB down leave the process's memory as it was.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,5 +1,7 @@
 //! The house keeps its order: floors import upwards only, and what is unfinished does not hide.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +96,8 @@ fn pingoras_error_stays_in_the_proxy_and_the_server() {
     // Where an interface of Pingora's is implemented, its result type is part of the signature.
     let allowed = ["proxy/", "server/", "upstream/directory.rs", "upstream/probe.rs"];
     for (path, text) in all() {
-        let names = text.contains("pingora_core::Error") || text.contains("pingora::Error") || text.contains("pingora_core::Result");
+        let names =
+            text.contains("pingora_core::Error") || text.contains("pingora::Error") || text.contains("pingora_core::Result");
         assert!(!names || allowed.iter().any(|place| path.starts_with(place)), "src/{path} knows Pingora's errors");
     }
 }
@@ -103,7 +106,8 @@ fn pingoras_error_stays_in_the_proxy_and_the_server() {
 fn hooks_and_records_know_no_pingora_type() {
     for (path, text) in all() {
         if path.starts_with("filter/") || path.starts_with("filters/") || path.starts_with("router/") {
-            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//") && line.contains("pingora")).collect();
+            let code: Vec<&str> =
+                text.lines().filter(|line| !line.trim_start().starts_with("//") && line.contains("pingora")).collect();
             let hatch = |line: &str| line.contains("fn session(&mut self) -> Option<&mut pingora_proxy::Session>");
             assert!(code.iter().all(|line| hatch(line)), "src/{path}: {code:?}");
         }
@@ -121,5 +125,8 @@ fn nothing_unfinished_hides() {
 
 #[test]
 fn the_rule_sees_what_it_should() {
-    assert_eq!(uses("use crate::{types::Name, config};\nfn f() { crate::proxy::x(); }\n// crate::cli\n"), ["types", "config", "proxy"]);
+    assert_eq!(
+        uses("use crate::{types::Name, config};\nfn f() { crate::proxy::x(); }\n// crate::cli\n"),
+        ["types", "config", "proxy"]
+    );
 }

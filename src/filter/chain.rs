@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::filter::cx::Edits;
 use crate::filter::erased::State;
 use crate::filter::{
-    BodyCx, Error, ErasedFilter, Exchange, Fields, Flow, Hooks, LogCx, Reply, RequestCx, RequestHead, RequestView, ResponseCx,
+    BodyCx, ErasedFilter, Error, Exchange, Fields, Flow, Hooks, LogCx, Reply, RequestCx, RequestHead, RequestView, ResponseCx,
     ResponseHead, Trailers, UpstreamCx,
 };
 

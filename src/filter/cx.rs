@@ -6,9 +6,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use crate::filter::{
-    Error, Exchange, Fields, InvalidField, Reply, RequestHead, RequestId, ResponseHead, Scheme, UpstreamRef,
-};
+use crate::filter::{Error, Exchange, Fields, InvalidField, Reply, RequestHead, RequestId, ResponseHead, Scheme, UpstreamRef};
 use crate::types::Template;
 use crate::upstream::Endpoint;
 

@@ -45,15 +45,21 @@ impl<F: Filter> ErasedFilter for F {
     }
 
     fn request_body<'a>(&'a self, body: &'a mut BodyCx<'_>, st: &'a mut State) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { contain::<F, _>(AssertUnwindSafe(Filter::request_body(self, body, own::<F>(st)?)).catch_unwind().await) })
+        Box::pin(async move {
+            contain::<F, _>(AssertUnwindSafe(Filter::request_body(self, body, own::<F>(st)?)).catch_unwind().await)
+        })
     }
 
     fn upstream_request<'a>(&'a self, req: &'a mut UpstreamCx<'_>, st: &'a mut State) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { contain::<F, _>(AssertUnwindSafe(Filter::upstream_request(self, req, own::<F>(st)?)).catch_unwind().await) })
+        Box::pin(async move {
+            contain::<F, _>(AssertUnwindSafe(Filter::upstream_request(self, req, own::<F>(st)?)).catch_unwind().await)
+        })
     }
 
     fn response<'a>(&'a self, res: &'a mut ResponseCx<'_>, st: &'a mut State) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(async move { contain::<F, _>(AssertUnwindSafe(Filter::response(self, res, own::<F>(st)?)).catch_unwind().await) })
+        Box::pin(
+            async move { contain::<F, _>(AssertUnwindSafe(Filter::response(self, res, own::<F>(st)?)).catch_unwind().await) },
+        )
     }
 
     fn response_body(&self, body: &mut BodyCx<'_>, st: &mut State) -> Result<(), Error> {

@@ -258,7 +258,8 @@ pub fn parse_target(path: &str, query: Option<&str>) -> Result<http::uri::PathAn
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let sound = (path == "*" || path.starts_with('/')) && !path.contains(['?', '#']) && text.bytes().all(|b| b.is_ascii_graphic());
+    let sound =
+        (path == "*" || path.starts_with('/')) && !path.contains(['?', '#']) && text.bytes().all(|b| b.is_ascii_graphic());
     match http::uri::PathAndQuery::from_maybe_shared(Bytes::from(text.clone())) {
         Ok(target) if sound => Ok(target),
         _ => Err(InvalidField::Target(text)),

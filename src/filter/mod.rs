@@ -99,7 +99,11 @@ pub trait Filter: Sized + Send + Sync + 'static {
     }
 
     /// The head that is about to be sent to an endpoint; for each attempt anew.
-    fn upstream_request(&self, _req: &mut UpstreamCx<'_>, _st: &mut Self::State) -> impl Future<Output = Result<(), Error>> + Send {
+    fn upstream_request(
+        &self,
+        _req: &mut UpstreamCx<'_>,
+        _st: &mut Self::State,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
         async { Ok(()) }
     }
 

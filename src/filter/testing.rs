@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use crate::config;
-use crate::filter::{
-    Body, BuildCx, Chain, Client, Error, Exchange, Fields, Filter, Registry, Reply, Request, RequestHead, RequestId, ResponseHead,
-    Run, Scheme, Slot,
-};
 use crate::filter::exchange::Target;
+use crate::filter::{
+    Body, BuildCx, Chain, Client, Error, Exchange, Fields, Filter, Registry, Reply, Request, RequestHead, RequestId,
+    ResponseHead, Run, Scheme, Slot,
+};
 
 /// One filter, built from YAML as in a configuration, with a scripted upstream behind it.
 ///

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::Spanned;
-use crate::filter::{BuildCx, BuildError, Error, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx};
+use crate::filter::{
+    BuildCx, BuildError, Error, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx,
+};
 use crate::types::{HeaderName, Phase, Template};
 
 /// Header fields to change.
@@ -96,11 +98,10 @@ impl Filter for Headers {
     }
 
     fn explain(&self, _: &RequestView<'_>) -> Option<String> {
-        let parts: Vec<String> =
-            [("request", &self.request), ("request", &self.upstream), ("response", &self.response)]
-                .into_iter()
-                .flat_map(|(side, edits)| edits.describe(side))
-                .collect();
+        let parts: Vec<String> = [("request", &self.request), ("request", &self.upstream), ("response", &self.response)]
+            .into_iter()
+            .flat_map(|(side, edits)| edits.describe(side))
+            .collect();
         Some(parts.join(", "))
     }
 }
@@ -111,7 +112,9 @@ impl Headers {
         match value.value.needs() {
             Phase::Request => Ok(&mut self.request),
             Phase::Upstream => Ok(&mut self.upstream),
-            Phase::Response => Err(BuildError::new("a request field can't hold `response.status`: there is no response yet").at(value.span)),
+            Phase::Response => {
+                Err(BuildError::new("a request field can't hold `response.status`: there is no response yet").at(value.span))
+            }
         }
     }
 }
@@ -199,9 +202,9 @@ fn fields(fields: BTreeMap<HeaderName, Spanned<Template>>) -> Result<Vec<(Header
 fn unreserved(name: &HeaderName) -> Result<(), BuildError> {
     match name.as_str() {
         "host" => Err(BuildError::new("`host` is not changed by `headers`: use `rewrite: {host: …}` or the upstream's `host`")),
-        name if RESERVED.contains(&name) => {
-            Err(BuildError::new(format!("`{name}` says where a message ends or how a connection is used: Ravelin sets it itself")))
-        }
+        name if RESERVED.contains(&name) => Err(BuildError::new(format!(
+            "`{name}` says where a message ends or how a connection is used: Ravelin sets it itself"
+        ))),
         _ => Ok(()),
     }
 }
@@ -243,7 +246,9 @@ mod tests {
 
     #[test]
     fn fields_that_frame_a_message_are_refused() {
-        for settings in ["request: {set: {content-length: '3'}}", "response: {remove: [Transfer-Encoding]}", "request: {set: {host: a}}"] {
+        for settings in
+            ["request: {set: {content-length: '3'}}", "response: {remove: [Transfer-Encoding]}", "request: {set: {host: a}}"]
+        {
             assert!(Harness::<Headers>::new(settings).is_err(), "{settings}");
         }
     }

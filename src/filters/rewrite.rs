@@ -55,7 +55,8 @@ impl Filter for Rewrite {
     fn build(config: RewriteConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
         if let Some(path) = &config.path {
             if config.strip_prefix.is_some() || config.add_prefix.is_some() {
-                return Err(BuildError::new("`path` replaces the whole path: it can't go with `strip_prefix` or `add_prefix`").at(path.span));
+                return Err(BuildError::new("`path` replaces the whole path: it can't go with `strip_prefix` or `add_prefix`")
+                    .at(path.span));
             }
             in_request_phase(path)?;
             if path.value.as_literal().is_some_and(|text| path::normalise(text).is_err()) {
@@ -118,7 +119,9 @@ impl Rewrite {
 
     fn reprefixed(&self, path: &str) -> String {
         let rest = match &self.strip {
-            Some(prefix) => path.strip_prefix(prefix.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path),
+            Some(prefix) => {
+                path.strip_prefix(prefix.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/')).unwrap_or(path)
+            }
             None => path,
         };
         let rest = if rest.is_empty() { "/" } else { rest };
@@ -149,9 +152,10 @@ impl Rewrite {
 fn in_request_phase(template: &Spanned<Template>) -> Result<(), BuildError> {
     match template.value.needs() {
         Phase::Request => Ok(()),
-        Phase::Upstream | Phase::Response => {
-            Err(BuildError::new("the request is rewritten before an endpoint is chosen: only request, client and route are known").at(template.span))
-        }
+        Phase::Upstream | Phase::Response => Err(BuildError::new(
+            "the request is rewritten before an endpoint is chosen: only request, client and route are known",
+        )
+        .at(template.span)),
     }
 }
 

@@ -23,7 +23,11 @@ impl Proxy {
             ctx.fail(missed(expired));
         }
         ctx.fail(diagnose(error));
-        let (code, party, reason) = ctx.exchange.failure.as_ref().map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
+        let (code, party, reason) = ctx
+            .exchange
+            .failure
+            .as_ref()
+            .map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
         // Once a head is out there is nothing left to say but to break off; a client that is gone hears nothing.
         let gone = party == Party::Client && reason == "client_gone";
         if session.response_written().is_some() || gone {

@@ -187,7 +187,11 @@ pub(super) fn connection_options(headers: &http::HeaderMap) -> Option<Vec<String
 async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> {
     let max = max.min(BUFFER_MAX);
     let too_large = || Error::body_too_large(max);
-    let announced = session.req_header().headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let announced = session
+        .req_header()
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }

@@ -26,8 +26,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(crate) use self::clock::{Clock, Expired};
-pub(crate) use self::ctx::{CONNECTION, Connection};
 use self::ctx::Ctx;
+pub(crate) use self::ctx::{CONNECTION, Connection};
 pub(crate) use self::failure::refusal;
 use self::via::Via;
 use crate::runtime::Store;
@@ -83,7 +83,13 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    fn fail_to_connect(&self, session: &mut Session, peer: &HttpPeer, ctx: &mut Ctx, error: Box<pingora_core::Error>) -> Box<pingora_core::Error> {
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        peer: &HttpPeer,
+        ctx: &mut Ctx,
+        error: Box<pingora_core::Error>,
+    ) -> Box<pingora_core::Error> {
         upstream::connect_failed(session, peer, ctx, error)
     }
 
@@ -117,12 +123,23 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<Option<Duration>> {
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
         response::body(body, end, ctx)?;
         Ok(None)
     }
 
-    async fn response_trailer_filter(&self, _: &mut Session, trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Bytes>> {
         response::trailers(trailers, ctx)?;
         Ok(None)
     }

@@ -62,7 +62,8 @@ impl Proxy {
         let bad = |reason| Error::new(400, Party::Client, reason);
         let head = session.req_header();
         if self.via.is_in(&head.headers) {
-            return Err(Error::new(508, Party::Operator, "loop").with_message("the request has been through this proxy already: an upstream leads back to it"));
+            return Err(Error::new(508, Party::Operator, "loop")
+                .with_message("the request has been through this proxy already: an upstream leads back to it"));
         }
         let named = authority(head);
         let host = match (&*named, head.version) {

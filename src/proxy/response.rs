@@ -68,12 +68,12 @@ pub(super) fn body_arrived(ctx: &Ctx) {
 }
 
 pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
-    if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_response_body()) {
-        if let Err(error) = route.chain.response_body(&mut ctx.run, body, end, &mut ctx.exchange) {
-            // Should there be anything left to say, no filter sees it.
-            ctx.run.give_up();
-            return Err(ended(ctx, error));
-        }
+    if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_response_body())
+        && let Err(error) = route.chain.response_body(&mut ctx.run, body, end, &mut ctx.exchange)
+    {
+        // Should there be anything left to say, no filter sees it.
+        ctx.run.give_up();
+        return Err(ended(ctx, error));
     }
     if end {
         ctx.connection.clock.clear_step();
@@ -82,11 +82,11 @@ pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result
 }
 
 pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<()> {
-    if let Some(route) = &ctx.route {
-        if let Err(error) = route.chain.response_trailers(&mut ctx.run, &mut TrailerFields(trailers), &mut ctx.exchange) {
-            ctx.run.give_up();
-            return Err(ended(ctx, error));
-        }
+    if let Some(route) = &ctx.route
+        && let Err(error) = route.chain.response_trailers(&mut ctx.run, &mut TrailerFields(trailers), &mut ctx.exchange)
+    {
+        ctx.run.give_up();
+        return Err(ended(ctx, error));
     }
     Ok(())
 }
@@ -121,7 +121,9 @@ fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
             head.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        Version::HTTP_11 if !bodiless && !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING) => {
+        Version::HTTP_11
+            if !bodiless && !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING) =>
+        {
             head.set_version(Version::HTTP_11);
             head.insert_header(TRANSFER_ENCODING, "chunked")?;
         }
@@ -138,8 +140,8 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
     use pingora_core::ErrorSource;
     use pingora_core::ErrorType::{
         ConnectError, ConnectNoRoute, ConnectProxyFailure, ConnectRefused, ConnectTimedout, ConnectionClosed, H1Error, H2Error,
-        InvalidH2, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
-        WriteTimedout,
+        InvalidH2, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout,
+        WriteError, WriteTimedout,
     };
     let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
     let failure = match (error.esource(), error.etype()) {

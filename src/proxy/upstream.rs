@@ -33,7 +33,12 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
 }
 
 /// A connection could not be opened: nothing was sent, so another endpoint may be asked whatever the method.
-pub(super) fn connect_failed(session: &mut Session, peer: &HttpPeer, ctx: &mut Ctx, mut error: Box<PingoraError>) -> Box<PingoraError> {
+pub(super) fn connect_failed(
+    session: &mut Session,
+    peer: &HttpPeer,
+    ctx: &mut Ctx,
+    mut error: Box<PingoraError>,
+) -> Box<PingoraError> {
     ctx.tried.push(peer._address.clone());
     ctx.connect_failures += 1;
     let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
@@ -43,7 +48,12 @@ pub(super) fn connect_failed(session: &mut Session, peer: &HttpPeer, ctx: &mut C
     let retry = another && !session.as_ref().retry_buffer_truncated() && ctx.connection.clock.expired().is_none();
     error.set_retry(retry);
     if retry {
-        log::info!("connect failed, trying another endpoint endpoint={} id={} error={}", peer._address, ctx.exchange.id, error.etype().as_str());
+        log::info!(
+            "connect failed, trying another endpoint endpoint={} id={} error={}",
+            peer._address,
+            ctx.exchange.id,
+            error.etype().as_str()
+        );
     }
     error
 }

@@ -128,7 +128,8 @@ mod tests {
             matching(&[], &["/a/b/*"], &[]),
             matching(&[], &["/a/b"], &[]),
         ]);
-        let cases = [("/a/b", 4), ("/a/b/", 3), ("/a/b/c/d", 3), ("/a/bc", 2), ("/a", 2), ("/a/", 2), ("/ab", 1), ("/", 1), ("*", 0)];
+        let cases =
+            [("/a/b", 4), ("/a/b/", 3), ("/a/b/c/d", 3), ("/a/bc", 2), ("/a", 2), ("/a/", 2), ("/ab", 1), ("/", 1), ("*", 0)];
         for (path, index) in cases {
             assert_eq!(table.find("GET", "h", path), Some(index), "{path}");
         }
@@ -136,11 +137,8 @@ mod tests {
 
     #[test]
     fn a_named_method_beats_none_then_the_file_decides() {
-        let table = Table(vec![
-            matching(&[], &["/a"], &[]),
-            matching(&[], &["/a"], &["GET", "HEAD"]),
-            matching(&[], &["/a"], &["GET"]),
-        ]);
+        let table =
+            Table(vec![matching(&[], &["/a"], &[]), matching(&[], &["/a"], &["GET", "HEAD"]), matching(&[], &["/a"], &["GET"])]);
         assert_eq!(table.find("GET", "h", "/a"), Some(1));
         assert_eq!(table.find("PUT", "h", "/a"), Some(0));
     }

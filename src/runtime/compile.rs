@@ -41,7 +41,8 @@ pub(crate) struct Compiled {
 pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) -> Option<Compiled> {
     let partial = report.has_errors();
     let upstreams = upstreams(&config.upstreams, report);
-    let mut chains = Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new(), partial };
+    let mut chains =
+        Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new(), partial };
     for chain in config.chains {
         chains.pending.insert(chain.name.value.as_str().to_owned(), chain.value);
     }

@@ -32,7 +32,8 @@ impl BackgroundService for Upkeep {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let snapshot = self.store.load();
         let mut first = JoinSet::new();
-        for upstream in snapshot.upstreams().iter().cloned() {
+        for upstream in snapshot.upstreams() {
+            let upstream = upstream.clone();
             first.spawn(async move { upstream.prepare().await });
         }
         let resolved = async { while first.join_next().await.is_some() {} };
@@ -42,8 +43,8 @@ impl BackgroundService for Upkeep {
         ready.notify_ready();
 
         let mut running = JoinSet::new();
-        for upstream in snapshot.upstreams().iter().cloned() {
-            let shutdown = shutdown.clone();
+        for upstream in snapshot.upstreams() {
+            let (upstream, shutdown) = (upstream.clone(), shutdown.clone());
             running.spawn(async move { upstream.run(shutdown).await });
         }
         for task in std::mem::take(&mut *self.filters.lock().unwrap_or_else(PoisonError::into_inner)) {

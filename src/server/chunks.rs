@@ -9,10 +9,18 @@ pub(super) struct Chunks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// In a size line: the size so far, its digits, and whether an extension has begun.
-    Size { size: u64, digits: u8, extension: bool },
+    Size {
+        size: u64,
+        digits: u8,
+        extension: bool,
+    },
     /// After the CR of a size line.
-    SizeEnd { size: u64 },
-    Data { left: u64 },
+    SizeEnd {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
     /// After a chunk's data.
     DataCr,
     DataLf,

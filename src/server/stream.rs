@@ -48,7 +48,16 @@ pub(super) struct Conn {
 impl Conn {
     pub(super) fn new(io: L4Stream, clock: Arc<Clock>) -> Self {
         let body = Body::Length(0);
-        Self { io: Box::new(io), ahead: BytesMut::new(), body, ended: false, out: BytesMut::new(), clock, timer: None, http2: false }
+        Self {
+            io: Box::new(io),
+            ahead: BytesMut::new(),
+            body,
+            ended: false,
+            out: BytesMut::new(),
+            clock,
+            timer: None,
+            http2: false,
+        }
     }
 
     /// What has been read ahead.
@@ -313,6 +322,10 @@ impl Peek for Conn {}
 
 impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conn").field("id", &self.id()).field("body", &self.body).field("http2", &self.http2).finish_non_exhaustive()
+        f.debug_struct("Conn")
+            .field("id", &self.id())
+            .field("body", &self.body)
+            .field("http2", &self.http2)
+            .finish_non_exhaustive()
     }
 }

@@ -71,7 +71,8 @@ impl FromStr for Duration {
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let (unit, size) = UNITS.iter().find(|(_, size)| millis > 0 && millis % u128::from(*size) == 0).unwrap_or(&("s", 1000));
+        let (unit, size) =
+            UNITS.iter().find(|(_, size)| millis > 0 && millis.is_multiple_of(u128::from(*size))).unwrap_or(&("s", 1000));
         write!(f, "{}{unit}", millis / u128::from(*size))
     }
 }
@@ -84,7 +85,9 @@ mod tests {
 
     #[test]
     fn parses_and_prints() {
-        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0)] {
+        for (text, millis) in
+            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0)]
+        {
             let duration: Duration = text.parse().unwrap();
             assert_eq!(duration.get().as_millis(), millis);
             assert_eq!(duration.to_string(), text);

@@ -115,7 +115,9 @@ impl HostPattern {
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,
-            Self::Wildcard(suffix) => host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Self::Wildcard(suffix) => {
+                host.strip_suffix(suffix.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
             Self::Any => true,
         }
     }
@@ -229,7 +231,24 @@ mod tests {
 
     #[test]
     fn what_is_no_authority_is_refused() {
-        for bad in ["", ".", "a..b", ".a", "user@host", "a/b", "a,b", "a b", "a\tb", "::1", "[::1", "[::1]x", "[v1.a]", "ä", "a%41", "a#"] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            ".a",
+            "user@host",
+            "a/b",
+            "a,b",
+            "a b",
+            "a\tb",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[v1.a]",
+            "ä",
+            "a%41",
+            "a#",
+        ] {
             assert_eq!(normalise(bad), Err(HostError::Malformed), "{bad}");
         }
         for bad in ["a:65536", "a:x", "a:-1", "a:+1", "[::1]:y"] {

@@ -59,7 +59,10 @@ mod tests {
     #[test]
     fn methods_are_in_capitals() {
         assert_eq!("PROPFIND".parse::<Method>().unwrap().as_str(), "PROPFIND");
-        assert_eq!("get".parse::<Method>().unwrap_err().to_string(), "`get` is no method: methods are case-sensitive, did you mean `GET`?");
+        assert_eq!(
+            "get".parse::<Method>().unwrap_err().to_string(),
+            "`get` is no method: methods are case-sensitive, did you mean `GET`?"
+        );
         assert!("".parse::<Method>().is_err());
         assert!("G T".parse::<Method>().is_err());
     }

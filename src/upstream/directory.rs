@@ -69,13 +69,9 @@ impl Directory {
                     // A path is no authority: a request must still carry a `Host`.
                     fixed.push(Entry { address: SocketAddr::Unix(address), weight: endpoint.weight, host: "localhost".into() });
                 }
-                Address::Name { host, port } => names.push(Named {
-                    host: host.clone(),
-                    port: *port,
-                    weight: endpoint.weight,
-                    label,
-                    last: Mutex::default(),
-                }),
+                Address::Name { host, port } => {
+                    names.push(Named { host: host.clone(), port: *port, weight: endpoint.weight, label, last: Mutex::default() })
+                }
             }
         }
         let timeouts = section.timeouts.clone();
@@ -132,7 +128,11 @@ impl Directory {
             Err(error) => {
                 if !last.failing {
                     let kept = last.entries.len();
-                    log::warn!("endpoint name does not resolve upstream={} name={} error={error:?} addresses_kept={kept}", self.upstream, name.label);
+                    log::warn!(
+                        "endpoint name does not resolve upstream={} name={} error={error:?} addresses_kept={kept}",
+                        self.upstream,
+                        name.label
+                    );
                 }
                 last.failing = true;
             }

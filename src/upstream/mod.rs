@@ -1,7 +1,7 @@
 //! Upstreams: who can serve a request, and who is picked.
 //!
-//! Each upstream rests on one Pingora `LoadBalancer`: its backends come from [`directory`], its health from Pingora's
-//! TCP check, its order from [`balance`]. What the request path needs of an endpoint (the peer, the name for
+//! Each upstream rests on one Pingora `LoadBalancer`: its backends come from `directory`, its health from Pingora's
+//! TCP check, its order from `balance`. What the request path needs of an endpoint (the peer, the name for
 //! `Host`) is built once per endpoint and kept in the directory's table.
 
 mod balance;
@@ -75,14 +75,7 @@ impl Upstream {
             Balance::RoundRobin => Balancer::RoundRobin(load_balancer(name, &directory, section)),
             Balance::Random => Balancer::Random(load_balancer(name, &directory, section)),
         };
-        Ok(Self {
-            name: name.into(),
-            directory,
-            balancer,
-            host: section.host.clone(),
-            deadlines,
-            retries,
-        })
+        Ok(Self { name: name.into(), directory, balancer, host: section.host.clone(), deadlines, retries })
     }
 
     /// Its name in the configuration.

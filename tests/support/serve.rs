@@ -1,7 +1,7 @@
 //! The tasks of a scripted origin.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener as StdTcpListener};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,6 +39,16 @@ impl Acceptor {
                 Ok(Socket::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl Drop for Acceptor {
+    /// Stops listening at once. Closing alone would not: a child process that another test has just forked holds
+    /// the socket too, until it has become another program.
+    fn drop(&mut self) {
+        if let Self::Tcp(listener) = self {
+            let _ = socket2::SockRef::from(&*listener).shutdown(Shutdown::Both);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-use crate::types::{Duration, Limit};
+use crate::types::{ByteSize, Count, Duration, Limit};
 
 /// A duration above zero.
 pub(crate) fn positive_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -19,6 +19,26 @@ pub(crate) fn positive_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
         }
         _ => Ok(limit),
     }
+}
+
+/// Pingora reads no larger head, and no more fields.
+const MAX_HEAD: u64 = 1 << 20;
+const MAX_HEADERS: u32 = 256;
+
+/// A size of a head above zero, and not above what Pingora reads.
+pub(crate) fn head_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    let size = ByteSize::deserialize(deserializer)?;
+    match size.get() {
+        0 => Err(D::Error::custom("a size of zero would refuse every request")),
+        1..=MAX_HEAD => Ok(Some(size)),
+        _ => Err(D::Error::custom("the size must be at most 1MiB")),
+    }
+}
+
+/// A number of header fields that Pingora can read.
+pub(crate) fn head_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Count>, D::Error> {
+    let count = Count::deserialize(deserializer)?;
+    if count.get() > MAX_HEADERS { Err(D::Error::custom("the number must be at most 256")) } else { Ok(Some(count)) }
 }
 
 /// A number of times, at least one.

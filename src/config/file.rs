@@ -10,7 +10,7 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::section::{RawFilter, Section};
 use crate::config::span::Spanned;
 use crate::config::tree::{Entry, NodeId, Tree};
-use crate::config::{Listener, Upstream, pingora, route};
+use crate::config::{Limits, Listener, Upstream, pingora, route};
 use crate::types::Name;
 
 /// A configuration file of Ravelin. Beside these sections it holds Pingora's own keys, such as `threads`.
@@ -27,19 +27,34 @@ pub(crate) struct File {
     pub(crate) routes: Section<route::Route>,
     /// Lists of filters that routes share.
     pub(crate) chains: Section<Chain>,
-    /// What holds for every route.
+    /// What holds for every route or listener.
     pub(crate) defaults: Defaults,
+    /// When the file is read anew.
+    pub(crate) reload: Reload,
 }
 
 /// Filters, in the order in which they see the request.
 pub(crate) type Chain = Vec<RawFilter>;
 
-/// What holds for every route that does not say `skip_defaults: true`.
+/// What holds for every route or listener that does not say otherwise.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Defaults {
-    /// In front of every route's own filters.
+    /// In front of the filters of every route that does not say `skip_defaults: true`.
     pub(crate) filters: Vec<RawFilter>,
+    /// For every listener, where it says nothing of its own.
+    pub(crate) limits: Limits,
+}
+
+/// When the file is read anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reload {
+    /// On SIGHUP.
+    #[default]
+    Signal,
+    /// On SIGHUP, and when a file that was read changes.
+    Watch,
 }
 
 /// The sections that may be spread over several files.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::Spanned;
+use crate::config::{Limits, Spanned};
 use crate::types::{FileMode, ListenAddress};
 
 /// One address that clients connect to.
@@ -17,4 +17,7 @@ pub struct Listener {
     /// HTTP/2 by prior knowledge (h2c) beside HTTP/1.1 on a plaintext listener.
     #[serde(default)]
     pub http2: bool,
+    /// Bounds on what a client may do; what is left out is taken from `defaults.limits`.
+    #[serde(default)]
+    pub limits: Limits,
 }

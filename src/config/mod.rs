@@ -13,6 +13,7 @@ mod catalog;
 mod de;
 mod env;
 mod file;
+mod limits;
 mod listener;
 mod load;
 mod not_yet;
@@ -40,6 +41,8 @@ use crate::types::{Duration, Limit, Name};
 
 pub use catalog::{Body, Catalog};
 pub use env::Environment;
+pub use file::Reload;
+pub use limits::{Limits, ListenerLimits};
 pub use listener::Listener;
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
@@ -67,6 +70,10 @@ pub struct Config {
     pub chains: Vec<Named<Vec<Step>>>,
     /// `defaults.filters`: in front of every route's own.
     pub default_filters: Vec<Step>,
+    /// `defaults.limits`: for every listener.
+    pub default_limits: Limits,
+    /// When the file is read anew.
+    pub reload: Reload,
 }
 
 /// An entry of a section, with the name that it was given.

@@ -8,10 +8,13 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["reload", "overload", "hardening", "errors", "access_log", "tracing", "admin", "tests"]),
+    ("File", &["overload", "hardening", "errors", "access_log", "tracing", "admin", "tests"]),
     ("IncludedFile", &["tests"]),
-    ("Defaults", &["limits"]),
-    ("Listener", &["redirect_to_https", "http3", "tls", "proxy_protocol", "trust_forwarded", "underscores", "limits"]),
+    (
+        "Limits",
+        &["body_timeout", "min_body_rate", "tls_handshake_timeout", "body_size", "handshakes_per_client", "concurrent_streams"],
+    ),
+    ("Listener", &["redirect_to_https", "http3", "tls", "proxy_protocol", "trust_forwarded", "underscores"]),
     (
         "Upstream",
         &[

@@ -66,7 +66,8 @@ pub(crate) fn resolve(
     if everything_read {
         resolver.unused(&upstreams, &chains, roots);
     }
-    Some(Config { pingora: pingora?, listeners, upstreams, routes, chains, default_filters })
+    let (default_limits, reload) = (file.defaults.limits, file.reload);
+    Some(Config { pingora: pingora?, listeners, upstreams, routes, chains, default_filters, default_limits, reload })
 }
 
 struct Resolver<'a> {

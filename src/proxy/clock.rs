@@ -18,6 +18,25 @@ pub(crate) enum Expired {
     Read,
     /// The end of the whole exchange.
     Exchange,
+    /// Anything at all in a tunnel.
+    Tunnel,
+    /// The client, to take what is sent.
+    Client,
+}
+
+impl Expired {
+    const ALL: [Self; 5] = [Self::Response, Self::Read, Self::Exchange, Self::Tunnel, Self::Client];
+
+    /// Above zero, which stands for none.
+    fn code(self) -> u8 {
+        match self {
+            Self::Response => 1,
+            Self::Read => 2,
+            Self::Exchange => 3,
+            Self::Tunnel => 4,
+            Self::Client => 5,
+        }
+    }
 }
 
 /// Deadlines of the exchange that a connection carries now. Shared by its hooks and the connection: all fields are atomics
@@ -82,6 +101,16 @@ impl Clock {
         self.begin_step(Expired::Read, limit);
     }
 
+    /// Something is due in the tunnel within this time from now.
+    pub(crate) fn await_tunnel(&self, limit: Option<Duration>) {
+        self.begin_step(Expired::Tunnel, limit);
+    }
+
+    /// The client took nothing for too long.
+    pub(crate) fn client_is_lost(&self) {
+        self.expired.store(Expired::Client.code(), Ordering::Relaxed);
+    }
+
     /// Nothing is awaited from an endpoint.
     pub(crate) fn clear_step(&self) {
         self.step.store(NEVER, Ordering::Relaxed);
@@ -101,12 +130,8 @@ impl Clock {
 
     /// What passed, if anything did.
     pub(crate) fn expired(&self) -> Option<Expired> {
-        match self.expired.load(Ordering::Relaxed) {
-            1 => Some(Expired::Response),
-            2 => Some(Expired::Read),
-            3 => Some(Expired::Exchange),
-            _ => None,
-        }
+        let code = self.expired.load(Ordering::Relaxed);
+        Expired::ALL.into_iter().find(|expired| expired.code() == code)
     }
 
     /// The next deadline, or what has passed.
@@ -124,7 +149,7 @@ impl Clock {
         if at > Instant::now() {
             return Ok(Some(at));
         }
-        let code = if exchange <= step { 3 } else { self.step_kind.load(Ordering::Relaxed) };
+        let code = if exchange <= step { Expired::Exchange.code() } else { self.step_kind.load(Ordering::Relaxed) };
         self.expired.store(code, Ordering::Relaxed);
         Err(self.expired().unwrap_or(Expired::Exchange))
     }
@@ -159,7 +184,7 @@ impl Clock {
     fn begin_step(&self, kind: Expired, limit: Option<Duration>) {
         let Some(limit) = limit else { return self.clear_step() };
         let length = millis(limit);
-        self.step_kind.store(if kind == Expired::Response { 1 } else { 2 }, Ordering::Relaxed);
+        self.step_kind.store(kind.code(), Ordering::Relaxed);
         self.step_length.store(length, Ordering::Relaxed);
         self.step.store(self.after(length), Ordering::Relaxed);
         self.moved.notify_waiters();

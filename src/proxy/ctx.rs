@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr as InetAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 
@@ -23,6 +24,10 @@ pub(crate) struct Connection {
     pub(crate) client: Option<InetAddr>,
     pub(crate) scheme: Scheme,
     pub(crate) clock: Arc<Clock>,
+    /// How long a tunnel may carry nothing.
+    pub(crate) tunnel_idle: Option<Duration>,
+    /// No request after this one is wanted on the connection.
+    pub(crate) last: bool,
 }
 
 /// One request.
@@ -49,7 +54,14 @@ impl Ctx {
     pub(super) fn new() -> Self {
         let connection = CONNECTION.try_with(Connection::clone).unwrap_or_else(|_| {
             // A session that did not come through our listeners: a client that nobody knows.
-            Connection { listener: "".into(), client: None, scheme: Scheme::Http, clock: Arc::new(Clock::new()) }
+            Connection {
+                listener: "".into(),
+                client: None,
+                scheme: Scheme::Http,
+                clock: Arc::new(Clock::new()),
+                tunnel_idle: None,
+                last: true,
+            }
         });
         Self {
             exchange: Exchange::new(RequestId::mint(), Client { address: connection.client }, connection.scheme),

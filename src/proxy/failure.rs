@@ -29,7 +29,7 @@ impl Proxy {
             .as_ref()
             .map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
         // Once a head is out there is nothing left to say but to break off; a client that is gone hears nothing.
-        let gone = party == Party::Client && reason == "client_gone";
+        let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls");
         if session.response_written().is_some() || gone {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
@@ -44,6 +44,8 @@ fn missed(expired: Expired) -> Error {
         Expired::Response => Error::new(504, Party::Upstream, "response_timeout"),
         Expired::Read => Error::new(504, Party::Upstream, "read_timeout"),
         Expired::Exchange => Error::new(504, Party::Upstream, "route_timeout"),
+        Expired::Tunnel => Error::new(408, Party::Client, "tunnel_idle"),
+        Expired::Client => Error::new(408, Party::Client, "client_stalls"),
     }
 }
 

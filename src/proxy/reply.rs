@@ -49,7 +49,7 @@ impl Proxy {
     /// As [`Proxy::answer`].
     pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
-        if leaves_body_unread(session) {
+        if leaves_body_unread(session) || session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
         let written = write(session, ctx, reply).await;

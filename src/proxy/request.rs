@@ -16,6 +16,9 @@ use crate::types::{Template, normalise_host, path};
 impl Proxy {
     /// `Ok(true)`: the request is answered. `Ok(false)`: it goes to an upstream.
     pub(super) async fn handle_request(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if ctx.connection.last {
+            session.set_keepalive(None);
+        }
         match self.decide(session, ctx).await {
             Ok(None) => Ok(false),
             Ok(Some(reply)) => self.answer(session, ctx, reply).await.map(|()| true),

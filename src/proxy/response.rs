@@ -1,7 +1,5 @@
 //! From an endpoint's response to the client's: hop-by-hop fields off, filters walked back, deadlines moved on.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{Method, StatusCode, Version};
@@ -13,9 +11,6 @@ use crate::filter::{Error, Party};
 use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result};
-
-/// How long a tunnel may carry nothing (`websocket_idle_timeout`).
-const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 
 /// Fields between two hops (RFC 9110 §7.6.1), apart from `Transfer-Encoding`, by which Pingora frames the body anew.
 const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
@@ -59,7 +54,10 @@ impl Proxy {
 
 /// A piece of the body came: the next one is due from now.
 pub(super) fn body_arrived(ctx: &Ctx) {
-    if ctx.tunnel || !ctx.responding {
+    if ctx.tunnel {
+        return ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+    }
+    if !ctx.responding {
         return;
     }
     if let Some(upstream) = &ctx.exchange.upstream {
@@ -94,9 +92,9 @@ pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<
 fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
     ctx.tunnel = true;
     ctx.connection.clock.unlimit_exchange();
-    ctx.connection.clock.clear_step();
-    // Pingora's read timeout for requests would end a quiet tunnel after a minute.
-    session.as_downstream_mut().set_read_timeout(Some(TUNNEL_IDLE));
+    ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+    // Pingora's read timeout for requests would end a quiet tunnel after a minute: the clock keeps its time, both ways.
+    session.as_downstream_mut().set_read_timeout(None);
 }
 
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
@@ -112,6 +110,9 @@ fn strip_hop_by_hop(head: &mut ResponseHeader) {
 
 /// Says how the body ends in a way that this client understands, after filters had their say.
 fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+    if session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
     let request = session.req_header();
     let bodiless = request.method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);

@@ -27,6 +27,10 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
         // A stream that is dropped is reset; a timeout of Pingora's is answered with a 504.
         peer.options.read_timeout = Some(peer.options.read_timeout.map_or(left, |timeout| timeout.min(left)));
     }
+    if session.as_downstream().is_upgrade_req() {
+        // It would end a quiet tunnel too. Until the tunnel is there, the clock keeps the time for the response.
+        peer.options.read_timeout = None;
+    }
     ctx.exchange.tries += 1;
     ctx.exchange.endpoint = Some(endpoint);
     Ok(peer)
@@ -108,7 +112,9 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
 
 /// A piece of the request's body goes out.
 pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
-    if !ctx.tunnel {
+    if ctx.tunnel {
+        ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+    } else {
         // The endpoint can't answer in full before it has the body: each piece starts its time anew.
         await_response(ctx);
     }

@@ -69,10 +69,11 @@ pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) 
     if report.has_errors() {
         return None;
     }
+    let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let boot = BootPlan { pingora: config.pingora, listeners };
     let upstreams = upstreams.into_values().collect();
-    Some(Compiled { boot, snapshot: Snapshot { router, routes: routes.into(), upstreams }, tasks })
+    Some(Compiled { boot, snapshot: Snapshot { router, routes: routes.into(), upstreams, limits }, tasks })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::ListenerLimits;
 use crate::filter::Chain;
 use crate::router::{Question, Router};
 use crate::types::{HeaderName, Template};
@@ -13,6 +14,8 @@ pub(crate) struct Snapshot {
     pub(super) router: Router,
     pub(super) routes: Box<[Arc<Route>]>,
     pub(super) upstreams: Box<[Arc<Upstream>]>,
+    /// In the order of the boot plan's listeners.
+    pub(super) limits: Box<[ListenerLimits]>,
 }
 
 /// A route, ready to serve. Nothing in it is looked up by name.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::config::ListenerLimits;
 use crate::runtime::Snapshot;
 
 pub(crate) struct Store(ArcSwap<Snapshot>);
@@ -16,5 +17,10 @@ impl Store {
     /// The snapshot in force; a request that loads it finishes on it.
     pub(crate) fn load(&self) -> Arc<Snapshot> {
         self.0.load_full()
+    }
+
+    /// The limits of a listener, by its place in the boot plan.
+    pub(crate) fn limits(&self, listener: usize) -> ListenerLimits {
+        self.0.load().limits[listener]
     }
 }

@@ -13,17 +13,15 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::time::Instant;
 
+use crate::config::ListenerLimits;
 use crate::filter::Scheme;
 use crate::proxy::{CONNECTION, Clock, Connection, refusal};
+use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
-use crate::server::listeners::Origin;
+use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
 
-/// For a whole head, from its first byte (`limits.header_timeout`).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between requests (`limits.idle_timeout`).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,9 +30,7 @@ pub(super) struct Accepted {
     pub(super) stream: L4Stream,
     /// `None` over a unix socket.
     pub(super) client: Option<SocketAddr>,
-    pub(super) listener: Arc<str>,
-    pub(super) http2: bool,
-    pub(super) origin: Arc<Origin>,
+    pub(super) listener: Arc<Listener>,
 }
 
 /// What the client wants next.
@@ -48,43 +44,55 @@ enum Next {
 }
 
 /// Serves a connection until either side ends it.
-pub(super) async fn serve(accepted: Accepted) {
-    let Accepted { stream, client, listener, http2, origin } = accepted;
+pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
     let clock = Arc::new(Clock::new());
     let mut conn = Conn::new(stream, clock.clone());
-    let mut first = true;
+    let mut served: u32 = 0;
     loop {
-        match next(&mut conn, &origin).await {
+        let limits = listener.limits();
+        conn.limit_writes(limits.write_timeout);
+        match next(&mut conn, &limits, &listener.drain).await {
             Next::Request(head, body) => {
-                let connection = Connection { listener: listener.clone(), client, scheme: Scheme::Http, clock: clock.clone() };
-                match exchange(conn, head, body, connection, &origin).await {
+                served = served.saturating_add(1);
+                let last = listener.drain.is_closing() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
+                let connection = Connection {
+                    listener: listener.name.clone(),
+                    client,
+                    scheme: Scheme::Http,
+                    clock: clock.clone(),
+                    tunnel_idle: limits.websocket_idle_timeout,
+                    last,
+                };
+                match exchange(conn, head, body, connection, &listener).await {
                     Some(reusable) => conn = reusable,
                     None => return,
                 }
             }
-            Next::Http2 if http2 && first => return http2::serve(conn.into_http2(), client, listener, &origin).await,
+            Next::Http2 if listener.http2 && served == 0 => {
+                return http2::serve(conn.into_http2(), client, &listener, limits).await;
+            }
             Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client).await,
             Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client).await,
             Next::Closed => return,
         }
-        first = false;
     }
 }
 
 /// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
-async fn next(conn: &mut Conn, origin: &Origin) -> Next {
-    let mut closing = pin!(origin.drain.closing());
+async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
+    let mut closing = pin!(drain.closing());
     let mut seen = 0;
     let mut begun = !conn.ahead().is_empty();
-    let mut due = Instant::now() + if begun { HEADER_TIMEOUT } else { IDLE_TIMEOUT };
+    let from_now = |timeout: Option<Duration>| timeout.map(|timeout| Instant::now() + timeout);
+    let mut due = from_now(if begun { limits.header_timeout } else { limits.idle_timeout });
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
                 if !begun {
                     begun = true;
-                    due = Instant::now() + HEADER_TIMEOUT;
+                    due = from_now(limits.header_timeout);
                 }
-                match scan(conn.ahead(), seen) {
+                match scan(conn.ahead(), seen, limits) {
                     Scan::Partial => seen = conn.ahead().len(),
                     Scan::Head { length, body } => return Poll::Ready(Next::Request(length, body)),
                     Scan::Http2 => return Poll::Ready(Next::Http2),
@@ -100,6 +108,7 @@ async fn next(conn: &mut Conn, origin: &Origin) -> Next {
             if !begun && closing.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Closed);
             }
+            let Some(due) = due else { return Poll::Pending };
             return match conn.poll_until(due, cx) {
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),
@@ -111,21 +120,19 @@ async fn next(conn: &mut Conn, origin: &Origin) -> Next {
 }
 
 /// One request through Pingora. `Some`: the connection can carry another.
-async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connection, origin: &Origin) -> Option<Conn> {
+async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connection, listener: &Listener) -> Option<Conn> {
     let head = conn.begin(head, body);
     let mut session = ServerSession::new_http1(Box::new(conn) as Stream);
-    let keepalive = if origin.drain.is_closing() { None } else { Some(IDLE_TIMEOUT.as_secs()) };
-    session.set_keepalive(keepalive);
     session.set_pipelined_prefix(head);
     // A large future: it lives in memory of its own, which is gone while the connection waits for its next request.
-    let serving = CONNECTION.scope(connection, origin.proxy.process_new_http(session, &origin.shutdown));
+    let serving = CONNECTION.scope(connection, listener.proxy.process_new_http(session, &listener.shutdown));
     let reused = Box::pin(serving).await?;
     let (stream, _) = reused.consume();
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }
 
-async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &str, client: Option<SocketAddr>) {
-    let answer = refusal(status, reason, listener, client);
+async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Option<SocketAddr>) {
+    let answer = refusal(status, reason, &listener.name, client);
     // A client that does not listen is left.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
         conn.say_last(answer).await?;

@@ -3,12 +3,11 @@
 //! Pingora parses the head in full later. Both must agree on where it ends and on what follows, so everything that two
 //! parsers could read differently is refused here.
 
+use crate::config::ListenerLimits;
 use crate::server::chunks::Chunks;
 
-/// A head's size at most (`limits.header_size`).
-pub(super) const MAX_HEAD: usize = 32 * 1024;
-/// The request line's share of it (`limits.uri_size` and room for method and version).
-const MAX_LINE: usize = 8 * 1024 + 32;
+/// Room for method and version beside the target.
+const AROUND_TARGET: usize = 64;
 
 /// How a request's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,23 +34,24 @@ pub(super) enum Scan {
 }
 
 /// Looks for a head at the beginning of `bytes`. Bytes before `seen` have been looked at before.
-pub(super) fn scan(bytes: &[u8], seen: usize) -> Scan {
+pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
+    let line = limits.uri_size + AROUND_TARGET;
     let Some(length) = end_of_head(bytes, seen.saturating_sub(3)) else {
         return match bytes.first() {
             Some(first) if !first.is_ascii_alphabetic() && !is_token(*first) => Scan::Refused(400, "bad_request_line"),
-            _ if bytes.len() > MAX_HEAD => Scan::Refused(431, "head_too_large"),
-            _ if bytes.len() > MAX_LINE && !bytes[..MAX_LINE].contains(&b'\n') => Scan::Refused(414, "target_too_long"),
+            _ if bytes.len() > limits.header_size => Scan::Refused(431, "head_too_large"),
+            _ if bytes.len() > line && !bytes[..line].contains(&b'\n') => Scan::Refused(414, "target_too_long"),
             _ => Scan::Partial,
         };
     };
-    if length > MAX_HEAD {
+    if length > limits.header_size {
         return Scan::Refused(431, "head_too_large");
     }
     let head = &bytes[..length];
     if head == b"PRI * HTTP/2.0\r\n\r\n" {
         return Scan::Http2;
     }
-    match read(head) {
+    match read(head, limits) {
         Ok(body) => Scan::Head { length, body },
         Err((status, reason)) => Scan::Refused(status, reason),
     }
@@ -61,10 +61,11 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     bytes[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
 }
 
-fn read(head: &[u8]) -> Result<Body, (u16, &'static str)> {
+fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, (u16, &'static str)> {
     let text = &head[..head.len() - 4];
     let mut lines = text.split(|byte| *byte == b'\n').peekable();
     let mut first = true;
+    let mut fields = 0;
     let mut length: Option<u64> = None;
     let mut chunked = false;
     let mut upgrade = false;
@@ -78,8 +79,12 @@ fn read(head: &[u8]) -> Result<Body, (u16, &'static str)> {
             return Err((400, "bare_carriage_return"));
         }
         if std::mem::take(&mut first) {
-            request_line(line)?;
+            request_line(line, limits.uri_size)?;
             continue;
+        }
+        fields += 1;
+        if fields > limits.headers {
+            return Err((431, "too_many_headers"));
         }
         let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "bad_header"))?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -111,15 +116,15 @@ fn read(head: &[u8]) -> Result<Body, (u16, &'static str)> {
     })
 }
 
-fn request_line(line: &[u8]) -> Result<(), (u16, &'static str)> {
-    if line.len() > MAX_LINE {
-        return Err((414, "target_too_long"));
-    }
+fn request_line(line: &[u8], uri_size: usize) -> Result<(), (u16, &'static str)> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next(), parts.next(), parts.next());
     let sound = method.is_some_and(|method| !method.is_empty() && method.iter().all(|byte| is_token(*byte)))
         && target.is_some_and(|target| !target.is_empty() && target.iter().all(u8::is_ascii_graphic))
         && parts.next().is_none();
+    if target.is_some_and(|target| target.len() > uri_size) {
+        return Err((414, "target_too_long"));
+    }
     match version {
         _ if !sound => Err((400, "bad_request_line")),
         // A tunnel to wherever the client says is a forward proxy's work.
@@ -143,9 +148,14 @@ fn is_token(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limits;
 
     fn scanned(text: &str) -> Scan {
-        scan(text.as_bytes(), 0)
+        scan(text.as_bytes(), 0, &limits())
+    }
+
+    fn limits() -> ListenerLimits {
+        Limits::default().or(&Limits::default())
     }
 
     #[test]
@@ -170,8 +180,8 @@ mod tests {
     fn a_head_in_pieces_is_found_at_every_cut() {
         let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for cut in 1..text.len() {
-            assert_eq!(scan(&text[..cut], 0), Scan::Partial);
-            assert_eq!(scan(text, cut), Scan::Head { length: text.len(), body: Body::Length(0) });
+            assert_eq!(scan(&text[..cut], 0, &limits()), Scan::Partial);
+            assert_eq!(scan(text, cut, &limits()), Scan::Head { length: text.len(), body: Body::Length(0) });
         }
     }
 
@@ -206,11 +216,18 @@ mod tests {
 
     #[test]
     fn heads_are_bounded() {
-        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(MAX_LINE));
+        let limits = limits();
+        let line = limits.uri_size + AROUND_TARGET;
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(limits.uri_size));
         assert_eq!(scanned(&long), Scan::Refused(414, "target_too_long"));
-        assert_eq!(scanned(&long[..MAX_LINE + 1]), Scan::Refused(414, "target_too_long"));
-        let large = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(MAX_HEAD));
+        let longer = "GET /".to_owned() + &"a".repeat(line);
+        assert_eq!(scanned(&longer), Scan::Refused(414, "target_too_long"));
+        let fits = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(limits.uri_size - 1));
+        assert!(matches!(scanned(&fits), Scan::Head { .. }));
+        let large = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "a".repeat(limits.header_size));
         assert_eq!(scanned(&large), Scan::Refused(431, "head_too_large"));
-        assert_eq!(scanned(&large[..MAX_HEAD + 1]), Scan::Refused(431, "head_too_large"));
+        assert_eq!(scanned(&large[..=limits.header_size]), Scan::Refused(431, "head_too_large"));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(limits.headers + 1));
+        assert_eq!(scanned(&many), Scan::Refused(431, "too_many_headers"));
     }
 }

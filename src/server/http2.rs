@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,30 +10,30 @@ use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, Ser
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::HttpProxy;
+use tokio::sync::Notify;
 
+use crate::config::ListenerLimits;
 use crate::filter::Scheme;
-use crate::proxy::{CONNECTION, Clock, Connection, Proxy};
-use crate::server::listeners::Origin;
+use crate::proxy::{CONNECTION, Clock, Connection};
+use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
-
-/// An idle connection ends after this long (`limits.idle_timeout`).
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How much longer than its time an exchange may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Serves an HTTP/2 connection until it ends.
-pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: Arc<str>, origin: &Origin) {
+pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: &Arc<Listener>, limits: ListenerLimits) {
     let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(IDLE_TIMEOUT);
-    let app = Arc::new(Streams { proxy: origin.proxy.clone(), client, listener, options });
-    // Pingora's own watch tells the session to send GOAWAY; ours ends when the process stops accepting.
+    options.h2_idle_timeout = limits.idle_timeout;
+    let app =
+        Arc::new(Streams { listener: listener.clone(), client, limits, served: AtomicU32::new(0), full: Notify::new(), options });
+    // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
     tokio::select! {
         _ = &mut serving => return,
-        () = origin.drain.closing() => {}
+        () = listener.drain.closing() => {}
+        () = app.full.notified() => {}
     }
     // The receiver lives in this function: sending can't fail.
     let _ = stop.send(true);
@@ -40,18 +41,32 @@ pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: Arc<
 }
 
 struct Streams {
-    proxy: Arc<HttpProxy<Proxy>>,
+    listener: Arc<Listener>,
     client: Option<SocketAddr>,
-    listener: Arc<str>,
+    limits: ListenerLimits,
+    /// How many requests have come.
+    served: AtomicU32,
+    /// No more are wanted.
+    full: Notify,
     options: HttpServerOptions,
 }
 
 #[async_trait]
 impl HttpServerApp for Streams {
     async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let served = self.served.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
+            self.full.notify_one();
+        }
         let clock = Arc::new(Clock::new());
-        let connection =
-            Connection { listener: self.listener.clone(), client: self.client, scheme: Scheme::Http, clock: clock.clone() };
+        let connection = Connection {
+            listener: self.listener.name.clone(),
+            client: self.client,
+            scheme: Scheme::Http,
+            clock: clock.clone(),
+            tunnel_idle: None,
+            last: false,
+        };
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
         let overdue = async {
             clock.expiry().await;
@@ -59,7 +74,7 @@ impl HttpServerApp for Streams {
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            reused = CONNECTION.scope(connection, self.proxy.process_new_http(session, shutdown)) => reused,
+            reused = CONNECTION.scope(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,
             () = overdue => None,
         }
     }

@@ -14,24 +14,31 @@ use pingora_proxy::HttpProxy;
 use pingora_runtime::current_handle;
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::config::ListenerLimits;
 use crate::proxy::Proxy;
+use crate::runtime::Store;
 use crate::server::bind::{Bound, BoundSocket, SocketFile};
+use crate::server::clients::Clients;
 use crate::server::connection::{Accepted, serve};
 use crate::server::drain::Drain;
+use crate::server::gate::Gate;
 
 /// How long accepting pauses when descriptors run out: closing connections give them back.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a listener that waits for room looks whether its limit has been raised.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// All listeners as one service.
 pub(super) struct Listeners {
     sockets: Vec<Bound>,
     proxy: Arc<HttpProxy<Proxy>>,
+    store: Arc<Store>,
     drain: Arc<Drain>,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: Vec<Bound>, proxy: Arc<HttpProxy<Proxy>>, drain: Arc<Drain>) -> Self {
-        Self { sockets, proxy, drain }
+    pub(super) fn new(sockets: Vec<Bound>, proxy: Arc<HttpProxy<Proxy>>, store: Arc<Store>, drain: Arc<Drain>) -> Self {
+        Self { sockets, proxy, store, drain }
     }
 }
 
@@ -39,7 +46,7 @@ impl Listeners {
 impl ServiceWithDependents for Listeners {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
         let mut loops = Vec::new();
-        for Bound { plan, socket } in self.sockets.drain(..) {
+        for (index, Bound { plan, socket }) in self.sockets.drain(..).enumerate() {
             let (socket, address) = match Socket::new(socket) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -49,8 +56,18 @@ impl ServiceWithDependents for Listeners {
             };
             let protocols = if plan.http2 { "http/1.1 and h2c" } else { "http/1.1" };
             log::info!("listening on {address} listener={} protocols={protocols:?}", plan.name);
-            let origin = Arc::new(Origin { proxy: self.proxy.clone(), drain: self.drain.clone(), shutdown: shutdown.clone() });
-            loops.push(current_handle().spawn(accept(socket, plan.name, plan.http2, origin)));
+            let listener = Arc::new(Listener {
+                name: plan.name,
+                index,
+                http2: plan.http2,
+                gate: Arc::default(),
+                clients: Arc::new(Clients::new()),
+                proxy: self.proxy.clone(),
+                store: self.store.clone(),
+                drain: self.drain.clone(),
+                shutdown: shutdown.clone(),
+            });
+            loops.push(current_handle().spawn(listener.accept(socket)));
         }
         ready.notify_ready();
         for accepting in loops {
@@ -68,9 +85,16 @@ impl ServiceWithDependents for Listeners {
     }
 }
 
-/// What every connection needs of the process.
-pub(super) struct Origin {
+/// One listener, as its connections see it.
+pub(super) struct Listener {
+    pub(super) name: Arc<str>,
+    /// Its place among the listeners of the boot plan, and so of each snapshot.
+    index: usize,
+    pub(super) http2: bool,
+    gate: Arc<Gate>,
+    clients: Arc<Clients>,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
+    store: Arc<Store>,
     pub(super) drain: Arc<Drain>,
     pub(super) shutdown: ShutdownWatch,
 }
@@ -110,27 +134,73 @@ impl Socket {
     }
 }
 
-async fn accept(socket: Socket, name: Arc<str>, http2: bool, origin: Arc<Origin>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            () = origin.drain.closing() => return,
-        };
-        match accepted {
-            Ok((stream, client)) => {
-                let open = origin.drain.opened();
-                let accepted = Accepted { stream, client, listener: name.clone(), http2, origin: origin.clone() };
-                current_handle().spawn(async move {
-                    serve(accepted).await;
-                    drop(open);
-                });
-            }
-            Err(error) if is_of_one_connection(&error) => log::debug!("accept failed listener={name} error={error}"),
-            Err(error) => {
-                log::error!("accept failed, pausing listener={name} error={error}");
-                tokio::time::sleep(PAUSE).await;
+impl Listener {
+    /// The limits in force now.
+    pub(super) fn limits(&self) -> ListenerLimits {
+        self.store.limits(self.index)
+    }
+
+    async fn accept(self: Arc<Self>, socket: Socket) {
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = async {
+                    self.room().await;
+                    socket.accept().await
+                } => accepted,
+                () = self.drain.closing() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    if std::mem::take(&mut failing) {
+                        log::info!("accepting again listener={}", self.name);
+                    }
+                    self.clone().admit(stream, client);
+                }
+                Err(error) if is_of_one_connection(&error) => log::debug!("accept failed listener={} error={error}", self.name),
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        log::error!("accept failed, trying again every {PAUSE:?} listener={} error={error}", self.name);
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
+    }
+
+    /// Waits until a connection more may be open.
+    async fn room(&self) {
+        let mut waited = false;
+        loop {
+            let left = self.gate.left();
+            if self.gate.is_open(self.limits().connections) {
+                return;
+            }
+            if !std::mem::replace(&mut waited, true) {
+                log::warn!("too many connections, accepting waits listener={}", self.name);
+            }
+            // The limit may be raised, too, while no connection leaves.
+            let _ = tokio::time::timeout(RECHECK, left).await;
+        }
+    }
+
+    /// Serves a connection, unless its client has too many open already.
+    fn admit(self: Arc<Self>, stream: L4Stream, client: Option<SocketAddr>) {
+        let counted = match (client, self.limits().connections_per_client) {
+            (Some(client), Some(limit)) => match self.clients.enter(client.ip(), limit) {
+                Some(counted) => Some(counted),
+                None => {
+                    log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
+                    return;
+                }
+            },
+            _ => None,
+        };
+        let held = (self.drain.opened(), self.gate.pass(), counted);
+        current_handle().spawn(async move {
+            serve(Accepted { stream, client, listener: self }).await;
+            drop(held);
+        });
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod bind;
 mod chunks;
+mod clients;
 mod connection;
 mod drain;
+mod gate;
 mod head;
 mod http2;
 mod listeners;
@@ -49,13 +51,13 @@ pub(crate) fn serve(compiled: Compiled, stop: Stop) -> Result<(), BindError> {
     // No command line of Pingora's: ours has the same flags.
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, boot.pingora);
     server.bootstrap();
-    let proxy = http_proxy(&server.configuration, Proxy::new(store.clone()));
+    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone())));
     let drain = Arc::new(Drain::new());
-    let listeners = Listeners::new(sockets, Arc::new(proxy), drain.clone());
+    let listeners = Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone());
     let listening = server.add_service(listeners);
     let upkeep = server.add_service(background_service("upkeep", Upkeep::new(store, tasks)));
     listening.add_dependency(&upkeep);
-    server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, stop }) });
+    server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, stop, proxy }) });
     log::info!("stopped");
     Ok(())
 }

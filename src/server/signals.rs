@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
+use pingora_proxy::HttpProxy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::proxy::Proxy;
 use crate::server::drain::Drain;
 
 /// Ends service from within the process, as a signal would: for embedding and tests.
@@ -20,6 +23,7 @@ pub(super) struct Signals {
     /// How long exchanges may take to end (`graceful_shutdown_timeout_seconds`).
     pub(super) drain_limit: Duration,
     pub(super) stop: Stop,
+    pub(super) proxy: Arc<HttpProxy<Proxy>>,
 }
 
 #[async_trait]
@@ -39,6 +43,8 @@ impl ShutdownSignalWatch for Signals {
         log::info!("stopping lame_duck={:?} limit={:?}", self.lame_duck, self.drain_limit);
         let ended = async {
             tokio::time::sleep(self.lame_duck).await;
+            // From here on every answer says that its connection closes.
+            self.proxy.http_cleanup().await;
             self.drain.run(self.drain_limit).await
         };
         tokio::select! {

@@ -43,6 +43,10 @@ pub(super) struct Conn {
     clock: Arc<Clock>,
     timer: Option<Pin<Box<Sleep>>>,
     http2: bool,
+    /// How long the client may take nothing.
+    write_timeout: Option<Duration>,
+    /// Since when it takes nothing.
+    stalled_since: Option<Instant>,
 }
 
 impl Conn {
@@ -57,7 +61,14 @@ impl Conn {
             clock,
             timer: None,
             http2: false,
+            write_timeout: None,
+            stalled_since: None,
         }
+    }
+
+    /// A client that takes nothing for this long is dropped.
+    pub(super) fn limit_writes(&mut self, timeout: Option<Duration>) {
+        self.write_timeout = timeout;
     }
 
     /// What has been read ahead.
@@ -115,13 +126,22 @@ impl Conn {
         }
     }
 
-    /// Fails once a deadline of the exchange has passed; otherwise the task is woken when one does.
+    /// Fails once a deadline has passed; otherwise the task is woken when one does.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
-            match self.clock.look() {
+            let stall = self.stalled_since.zip(self.write_timeout).map(|(since, timeout)| since + timeout);
+            if stall.is_some_and(|at| at <= Instant::now()) {
+                self.clock.client_is_lost();
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            // Of the streams that share a connection each keeps its own time.
+            let exchange = match if self.http2 { Ok(None) } else { self.clock.look() } {
                 Err(_) => return Poll::Ready(io::ErrorKind::TimedOut.into()),
-                Ok(None) => return Poll::Pending,
-                Ok(Some(at)) => ready!(self.poll_until(at.into(), cx)),
+                Ok(at) => at.map(Instant::from),
+            };
+            match stall.into_iter().chain(exchange).min() {
+                Some(at) => ready!(self.poll_until(at, cx)),
+                None => return Poll::Pending,
             }
         }
     }
@@ -193,7 +213,7 @@ impl Conn {
             match Pin::new(&mut *self.io).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
-                    self.clock.client_stalls(false);
+                    self.flowing();
                     self.out.advance(written);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -204,12 +224,17 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
-    /// The client takes nothing: only the deadline of the whole exchange runs.
+    /// The client takes nothing: only its own time and that of the whole exchange run.
     fn stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.clock.client_stalls(true);
-        match self.poll_deadline(cx) {
-            Poll::Ready(error) if !self.http2 => Poll::Ready(Err(error)),
-            _ => Poll::Pending,
+        self.stalled_since.get_or_insert_with(Instant::now);
+        self.poll_deadline(cx).map(Err)
+    }
+
+    /// The client takes what is sent.
+    fn flowing(&mut self) {
+        if self.stalled_since.take().is_some() {
+            self.clock.client_stalls(false);
         }
     }
 
@@ -226,7 +251,7 @@ impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.poll_body(cx, buffer) {
-            Poll::Pending if !this.http2 => {
+            Poll::Pending => {
                 // Pingora waits for the endpoint: what it has written until now must not wait with it.
                 if let Poll::Ready(Err(error)) = this.poll_out(cx) {
                     return Poll::Ready(Err(error));
@@ -249,7 +274,7 @@ impl AsyncWrite for Conn {
         match Pin::new(&mut *this.io).poll_write(cx, bytes) {
             Poll::Pending => this.stalled(cx),
             outcome => {
-                this.clock.client_stalls(false);
+                this.flowing();
                 outcome
             }
         }

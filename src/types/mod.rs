@@ -3,6 +3,8 @@
 //! Each parses from text ([`std::str::FromStr`]) with an error that says what would be right, and prints as it is written.
 
 mod address;
+mod bytesize;
+mod count;
 mod duration;
 mod header;
 mod host;
@@ -16,6 +18,8 @@ mod template;
 mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
+pub use self::bytesize::{ByteSize, ByteSizeError};
+pub use self::count::{Count, CountError};
 pub use self::duration::{Duration, DurationError};
 pub use self::header::{HeaderName, HeaderNameError};
 pub use self::host::{Authority, AuthorityError, HostError, HostPattern, HostPatternError, normalise as normalise_host};

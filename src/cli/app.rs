@@ -11,7 +11,7 @@ use crate::cli::{check, demo, run, schema};
 use crate::config::Report;
 use crate::filter::{DuplicateFilter, Filter, Registry};
 use crate::filters;
-use crate::runtime::{Compiled, compile};
+use crate::runtime::{Compiled, Snapshot, compile};
 
 /// Ravelin, with the filters that it comes with and those that are added.
 pub struct App {
@@ -76,10 +76,10 @@ impl App {
             Err(error) => return fail(&error.to_string()),
         };
         match cli.command {
-            Command::Run(args) => run::run(&args, &registry),
+            Command::Run(args) => run::run(&args, registry),
             Command::Check(args) => check::check(&args, &registry),
             Command::Schema => schema::print(&registry),
-            Command::Demo(args) => demo::demo(&args, &registry),
+            Command::Demo(args) => demo::demo(&args, registry),
         }
     }
 }
@@ -91,9 +91,12 @@ impl Default for App {
 }
 
 /// Parses and compiles a file, as `check`, boot and reload all do.
-pub(super) fn load(path: &Path, registry: &Registry) -> (Option<Compiled>, Report) {
+pub(super) fn load(path: &Path, registry: &Registry, daemon: bool, previous: Option<&Snapshot>) -> (Option<Compiled>, Report) {
     let (config, mut report) = crate::config::load_partial(path, registry, &|name| std::env::var(name).ok());
-    let compiled = config.and_then(|config| compile(config, registry, &mut report));
+    let compiled = config.and_then(|mut config| {
+        config.pingora.daemon |= daemon;
+        compile(config, registry, previous, &mut report)
+    });
     (compiled, report)
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Args {
 #[expect(clippy::print_stdout, reason = "the command line speaks to a person")]
 pub(super) fn check(args: &Args, registry: &Registry) -> ExitCode {
     let path = config_path(args.conf.as_ref());
-    let (compiled, report) = load(&path, registry);
+    let (compiled, report) = load(&path, registry, false, None);
     show(&report, args.conf.as_ref());
     match compiled {
         Some(_) if args.strict && report.warnings() > 0 => ExitCode::FAILURE,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use crate::cli::app::fail;
 use crate::cli::run::{start, start_logging};
 use crate::filter::Registry;
-use crate::runtime::compile;
+use crate::runtime::{Snapshot, compile};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -28,7 +29,7 @@ pub(super) struct Args {
 const SERVICES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 #[expect(clippy::print_stdout, reason = "the command line speaks to a person")]
-pub(super) fn demo(args: &Args, registry: &Registry) -> ExitCode {
+pub(super) fn demo(args: &Args, registry: Registry) -> ExitCode {
     if args.config {
         println!("# What `ravelin demo` runs; there the three endpoints have free ports of their own.");
         let endpoints = ["127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"];
@@ -40,13 +41,15 @@ pub(super) fn demo(args: &Args, registry: &Registry) -> ExitCode {
         Err(error) => return fail(&format!("the demo's services can't be started: {error}")),
     };
     let yaml = config(args.address, &services.map(|address| address.to_string()));
-    let (parsed, mut report) = crate::config::parse(&yaml, Path::new("demo"), registry, &|_| None);
-    let Some(compiled) = parsed.and_then(|config| compile(config, registry, &mut report)) else {
-        return fail(&report.render(false));
+    let load = move |previous: Option<&Snapshot>| {
+        let (parsed, mut report) = crate::config::parse(&yaml, Path::new("demo"), &registry, &|_| None);
+        (parsed.and_then(|config| compile(config, &registry, previous, &mut report)), report)
     };
+    let (compiled, report) = load(None);
+    let Some(compiled) = compiled else { return fail(&report.render(false)) };
     start_logging();
     println!("{}", welcome(args.address));
-    start(compiled, None)
+    start(compiled, &report, Arc::new(load))
 }
 
 /// What the demo runs, for services at these addresses.
@@ -108,7 +111,7 @@ fn start_services() -> io::Result<[SocketAddr; 3]> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("demo services".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let switches: std::sync::Arc<[watch::Sender<bool>]> = SERVICES.iter().map(|_| watch::channel(true).0).collect();
+            let switches: Arc<[watch::Sender<bool>]> = SERVICES.iter().map(|_| watch::channel(true).0).collect();
             let mut tasks = tokio::task::JoinSet::new();
             for (index, socket) in sockets.into_iter().enumerate() {
                 tasks.spawn(service(index, socket, switches.clone()));
@@ -120,7 +123,7 @@ fn start_services() -> io::Result<[SocketAddr; 3]> {
 }
 
 /// One service: while its switch is on it listens, while it is off its port is closed.
-async fn service(index: usize, socket: std::net::TcpListener, switches: std::sync::Arc<[watch::Sender<bool>]>) {
+async fn service(index: usize, socket: std::net::TcpListener, switches: Arc<[watch::Sender<bool>]>) {
     let Ok(address) = socket.local_addr() else { return };
     let mut switch = switches[index].subscribe();
     let mut socket = TcpListener::from_std(socket).ok();
@@ -156,7 +159,7 @@ async fn service(index: usize, socket: std::net::TcpListener, switches: std::syn
 }
 
 /// Answers the requests of one connection, until the service is stopped.
-async fn converse(index: usize, mut stream: TcpStream, switches: std::sync::Arc<[watch::Sender<bool>]>) -> io::Result<()> {
+async fn converse(index: usize, mut stream: TcpStream, switches: Arc<[watch::Sender<bool>]>) -> io::Result<()> {
     let mut switch = switches[index].subscribe();
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read).lines();

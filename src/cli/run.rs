@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::cli::app::{config_path, fail, load, show};
+use crate::config::Report;
 use crate::filter::Registry;
-use crate::runtime::Compiled;
-use crate::server::{Stop, serve};
+use crate::runtime::{Compiled, Snapshot};
+use crate::server::{Load, serve};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -21,22 +23,23 @@ pub(super) struct Args {
     test: bool,
 }
 
-pub(super) fn run(args: &Args, registry: &Registry) -> ExitCode {
+pub(super) fn run(args: &Args, registry: Registry) -> ExitCode {
     let path = config_path(args.conf.as_ref());
-    let (compiled, report) = load(&path, registry);
+    let daemon = args.daemon;
+    let load = move |previous: Option<&Snapshot>| load(&path, &registry, daemon, previous);
+    let (compiled, report) = load(None);
     show(&report, args.conf.as_ref());
-    let Some(mut compiled) = compiled else { return ExitCode::FAILURE };
+    let Some(compiled) = compiled else { return ExitCode::FAILURE };
     if args.test {
         return ExitCode::SUCCESS;
     }
-    compiled.boot.pingora.daemon |= args.daemon;
     start_logging();
-    start(compiled, None)
+    start(compiled, &report, Arc::new(load))
 }
 
 /// Serves until a signal comes.
-pub(super) fn start(compiled: Compiled, stop: Stop) -> ExitCode {
-    match serve(compiled, stop) {
+pub(super) fn start(compiled: Compiled, report: &Report, load: Load) -> ExitCode {
+    match serve(compiled, report, load) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }

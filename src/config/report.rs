@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: every mistake at once, each with its place.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::config::Span;
 use crate::config::render::Renderer;
@@ -141,6 +142,11 @@ impl Report {
     /// The whole report as text for people, with ANSI colours or without.
     pub fn render(&self, colours: bool) -> String {
         Renderer { report: self, colours }.report()
+    }
+
+    /// The files that were read.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.sources.iter().map(|source| PathBuf::from(&source.name)).collect()
     }
 
     /// Takes in a file; its index goes into the spans.

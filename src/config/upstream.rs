@@ -14,7 +14,7 @@ use crate::config::bounds::{at_least_one, positive_duration, positive_limit};
 use crate::types::{Address, Authority, Duration, Limit, WordOr};
 
 /// A group of endpoints that serve the same thing.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// Addresses, names or unix sockets, each with an optional weight.

@@ -8,7 +8,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::proxy::clock::Clock;
-use crate::runtime::Route;
+use crate::runtime::Matched;
 
 tokio::task_local! {
     /// The connection whose request the current task serves: Pingora has no other way to tell a new context, on every protocol.
@@ -34,7 +34,7 @@ pub(crate) struct Connection {
 pub(crate) struct Ctx {
     pub(super) connection: Connection,
     pub(super) exchange: Exchange,
-    pub(super) route: Option<Arc<Route>>,
+    pub(super) route: Option<Matched>,
     pub(super) run: Run,
     /// Addresses that failed this request.
     pub(super) tried: Vec<SocketAddr>,

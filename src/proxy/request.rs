@@ -39,7 +39,7 @@ impl Proxy {
         let snapshot = self.store.load();
         let target = &ctx.exchange.target;
         let question = Question { host: target.host(), path: target.path(), method: target.method() };
-        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?.clone();
+        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
         ctx.exchange.route = Some(route.name.clone());
         if let Some(limit) = route.timeout {
             ctx.connection.clock.limit_exchange(limit);

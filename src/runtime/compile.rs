@@ -10,7 +10,8 @@ use pingora_core::server::configuration::ServerConf;
 use crate::config::{self, Config, Diagnostic, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
 use crate::router::Router;
-use crate::runtime::{Action, Redirect, Respond, Route, Snapshot};
+use crate::runtime::snapshot::Route;
+use crate::runtime::{Action, Redirect, Respond, Snapshot};
 use crate::types::{Duration, FileMode, ListenAddress, Status};
 use crate::upstream::Upstream;
 
@@ -21,7 +22,7 @@ pub(crate) struct BootPlan {
 }
 
 /// One listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListenerPlan {
     pub(crate) name: Arc<str>,
     pub(crate) address: ListenAddress,
@@ -29,18 +30,48 @@ pub(crate) struct ListenerPlan {
     pub(crate) http2: bool,
 }
 
+impl BootPlan {
+    /// What of this plan is otherwise than in the one in force, in the words of the file.
+    pub(crate) fn differences(&self, pingora: &ServerConf, listeners: &[ListenerPlan]) -> Vec<String> {
+        let mut differences = Vec::new();
+        let keys = |conf: &ServerConf| serde_json::to_value(conf).unwrap_or_default();
+        if let (serde_json::Value::Object(own), serde_json::Value::Object(others)) = (keys(pingora), keys(&self.pingora)) {
+            differences
+                .extend(own.into_iter().filter(|(key, value)| others.get(key) != Some(value)).map(|(key, _)| format!("`{key}`")));
+        }
+        let find = |plans: &[ListenerPlan], name: &Arc<str>| plans.iter().find(|plan| plan.name == *name).cloned();
+        for plan in listeners {
+            match find(&self.listeners, &plan.name) {
+                None => differences.push(format!("listener `{}` is gone", plan.name)),
+                Some(new) if new != *plan => differences.push(format!("listener `{}`", plan.name)),
+                Some(_) => {}
+            }
+        }
+        for plan in &self.listeners {
+            if find(listeners, &plan.name).is_none() {
+                differences.push(format!("listener `{}` is new", plan.name));
+            }
+        }
+        if differences.is_empty() && self.listeners != listeners {
+            differences.push("the order of the listeners".to_owned());
+        }
+        differences
+    }
+}
+
 /// A configuration in its final form, and the work to start once it is in force.
 pub(crate) struct Compiled {
     pub(crate) boot: BootPlan,
+    pub(crate) reload: config::Reload,
     pub(crate) snapshot: Snapshot,
     pub(crate) tasks: Vec<TaskFuture>,
 }
 
 /// Compiles a configuration. `None`: the report says why. One with errors is compiled as far as it goes, so that all of them are
-/// shown at once.
-pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) -> Option<Compiled> {
+/// shown at once. What is as it was in `previous` is taken from there, with all that it has learned.
+pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Snapshot>, report: &mut Report) -> Option<Compiled> {
     let partial = report.has_errors();
-    let upstreams = upstreams(&config.upstreams, report);
+    let upstreams = upstreams(config.upstreams, previous, report);
     let mut chains =
         Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new(), partial };
     for chain in config.chains {
@@ -58,12 +89,12 @@ pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) 
         let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
         slots.extend(chains.slots(route.filters, report));
         let Some(action) = action(route.action, &upstreams) else { continue };
-        routes.push(Arc::new(Route {
+        routes.push(Route {
             name: name.value.as_str().into(),
             chain: Chain::new(slots),
             timeout: route.timeout.get().map(Duration::get),
             action,
-        }));
+        });
     }
     let tasks = chains.tasks;
     if report.has_errors() {
@@ -73,19 +104,27 @@ pub(crate) fn compile(config: Config, registry: &Registry, report: &mut Report) 
     let listeners = config.listeners.into_iter().map(listener).collect();
     let boot = BootPlan { pingora: config.pingora, listeners };
     let upstreams = upstreams.into_values().collect();
-    Some(Compiled { boot, snapshot: Snapshot { router, routes: routes.into(), upstreams, limits }, tasks })
+    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;
 
-fn upstreams(sections: &[Named<config::Upstream>], report: &mut Report) -> Upstreams {
+fn upstreams(sections: Vec<Named<config::Upstream>>, previous: Option<&Snapshot>, report: &mut Report) -> Upstreams {
+    let known: HashMap<&str, &Arc<Upstream>> =
+        previous.iter().flat_map(|snapshot| snapshot.upstreams()).map(|upstream| (upstream.name(), upstream)).collect();
     let mut upstreams = HashMap::new();
-    for section in sections {
-        match Upstream::new(section.name.value.as_str(), &section.value) {
+    for Named { name, value: section } in sections {
+        let name = name.value.as_str().to_owned();
+        if let Some(same) = known.get(name.as_str()).filter(|upstream| upstream.is_of(&section)) {
+            upstreams.insert(name, Arc::clone(same));
+            continue;
+        }
+        let span = section.endpoints.span;
+        match Upstream::new(&name, section) {
             Ok(upstream) => {
-                upstreams.insert(section.name.value.as_str().to_owned(), Arc::new(upstream));
+                upstreams.insert(name, Arc::new(upstream));
             }
-            Err(error) => report.push(Diagnostic::error(section.value.endpoints.span, error.to_string())),
+            Err(error) => report.push(Diagnostic::error(span, error.to_string())),
         }
     }
     upstreams

@@ -1,7 +1,11 @@
 //! One immutable snapshot of everything that a request needs: it loads it once and keeps it.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use tokio::task::AbortHandle;
 
 use crate::config::ListenerLimits;
 use crate::filter::Chain;
@@ -9,13 +13,48 @@ use crate::router::{Question, Router};
 use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
 
-/// A configuration, ready to serve.
+/// A configuration, ready to serve. It lives until the last request that began under it has ended.
 pub(crate) struct Snapshot {
-    pub(super) router: Router,
-    pub(super) routes: Box<[Arc<Route>]>,
-    pub(super) upstreams: Box<[Arc<Upstream>]>,
+    router: Router,
+    routes: Box<[Route]>,
+    upstreams: Box<[Arc<Upstream>]>,
     /// In the order of the boot plan's listeners.
-    pub(super) limits: Box<[ListenerLimits]>,
+    limits: Box<[ListenerLimits]>,
+    /// What filters asked to have done beside requests, once it has been started.
+    work: OnceLock<Vec<Work>>,
+}
+
+/// How many snapshots there are: more than one only while requests end that began under an older one.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Work beside requests: it ends with the snapshot.
+pub(super) struct Work(pub(super) AbortHandle);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A route that a request takes, and the snapshot that it is of.
+#[derive(Clone)]
+pub(crate) struct Matched {
+    snapshot: Arc<Snapshot>,
+    index: usize,
+}
+
+impl Deref for Matched {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        &self.snapshot.routes[self.index]
+    }
 }
 
 /// A route, ready to serve. Nothing in it is looked up by name.
@@ -44,8 +83,19 @@ pub(crate) struct Respond {
 }
 
 impl Snapshot {
-    pub(crate) fn route(&self, question: &Question<'_>) -> Option<&Arc<Route>> {
-        self.router.find(question).map(|index| &self.routes[index])
+    pub(super) fn new(router: Router, routes: Vec<Route>, upstreams: Vec<Arc<Upstream>>, limits: Box<[ListenerLimits]>) -> Self {
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Self { router, routes: routes.into(), upstreams: upstreams.into(), limits, work: OnceLock::new() }
+    }
+
+    /// How many snapshots there are.
+    pub(crate) fn live() -> usize {
+        LIVE.load(Ordering::Relaxed)
+    }
+
+    /// The route that a request takes.
+    pub(crate) fn route(self: &Arc<Self>, question: &Question<'_>) -> Option<Matched> {
+        self.router.find(question).map(|index| Matched { snapshot: self.clone(), index })
     }
 
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {
@@ -54,5 +104,15 @@ impl Snapshot {
 
     pub(crate) fn route_count(&self) -> usize {
         self.routes.len()
+    }
+
+    pub(super) fn limits(&self, listener: usize) -> ListenerLimits {
+        self.limits[listener]
+    }
+
+    /// Keeps work that was started for this snapshot.
+    pub(super) fn keep(&self, work: Vec<Work>) {
+        // A snapshot is put in force once.
+        let _ = self.work.set(work);
     }
 }

@@ -19,8 +19,13 @@ impl Store {
         self.0.load_full()
     }
 
+    /// Puts a snapshot in force, for requests from now on.
+    pub(crate) fn replace(&self, snapshot: Arc<Snapshot>) {
+        self.0.store(snapshot);
+    }
+
     /// The limits of a listener, by its place in the boot plan.
     pub(crate) fn limits(&self, listener: usize) -> ListenerLimits {
-        self.0.load().limits[listener]
+        self.0.load().limits(listener)
     }
 }

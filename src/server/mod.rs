@@ -9,6 +9,7 @@ mod gate;
 mod head;
 mod http2;
 mod listeners;
+mod reload;
 mod signals;
 mod stream;
 
@@ -21,20 +22,22 @@ use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
 
 pub(crate) use self::bind::BindError;
-pub(crate) use self::signals::Stop;
+pub(crate) use self::reload::Load;
 
 use self::drain::Drain;
 use self::listeners::Listeners;
+use self::reload::{Configuration, First};
 use self::signals::Signals;
+use crate::config::Report;
 use crate::proxy::Proxy;
-use crate::runtime::{Compiled, Store, Upkeep};
+use crate::runtime::{Compiled, Store};
 
-/// Serves until a signal or `stop` ends the process's service. Addresses are bound before any thread starts.
+/// Serves until a signal ends the process. Addresses are bound before any thread starts. `load` makes the next configurations.
 ///
 /// # Errors
 /// An address can't be bound.
-pub(crate) fn serve(compiled: Compiled, stop: Stop) -> Result<(), BindError> {
-    let Compiled { boot, snapshot, tasks } = compiled;
+pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), BindError> {
+    let Compiled { boot, reload, snapshot, tasks } = compiled;
     let sockets = bind::all(&boot.listeners)?;
     let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));
     let lame_duck = Duration::from_secs(boot.pingora.grace_period_seconds.unwrap_or(0));
@@ -53,11 +56,12 @@ pub(crate) fn serve(compiled: Compiled, stop: Stop) -> Result<(), BindError> {
     server.bootstrap();
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone())));
     let drain = Arc::new(Drain::new());
-    let listeners = Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone());
-    let listening = server.add_service(listeners);
-    let upkeep = server.add_service(background_service("upkeep", Upkeep::new(store, tasks)));
-    listening.add_dependency(&upkeep);
-    server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, stop, proxy }) });
+    let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone()));
+    let first = First { tasks, reload, files: report.files() };
+    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, store, first);
+    let configured = server.add_service(background_service("configuration", configuration));
+    listening.add_dependency(&configured);
+    server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, proxy }) });
     log::info!("stopped");
     Ok(())
 }

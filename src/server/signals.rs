@@ -8,13 +8,9 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use pingora_proxy::HttpProxy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::proxy::Proxy;
 use crate::server::drain::Drain;
-
-/// Ends service from within the process, as a signal would: for embedding and tests.
-pub(crate) type Stop = Option<watch::Receiver<bool>>;
 
 pub(super) struct Signals {
     pub(super) drain: Arc<Drain>,
@@ -22,7 +18,6 @@ pub(super) struct Signals {
     pub(super) lame_duck: Duration,
     /// How long exchanges may take to end (`graceful_shutdown_timeout_seconds`).
     pub(super) drain_limit: Duration,
-    pub(super) stop: Stop,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
 }
 
@@ -36,10 +31,7 @@ impl ShutdownSignalWatch for Signals {
                 return ShutdownSignal::FastShutdown;
             }
         };
-        tokio::select! {
-            () = either(&mut terminate, &mut interrupt) => {}
-            () = asked(self.stop.clone()) => {}
-        }
+        either(&mut terminate, &mut interrupt).await;
         log::info!("stopping lame_duck={:?} limit={:?}", self.lame_duck, self.drain_limit);
         let ended = async {
             tokio::time::sleep(self.lame_duck).await;
@@ -64,17 +56,5 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-}
-
-async fn asked(stop: Stop) {
-    match stop {
-        Some(mut stop) => {
-            // A sender that is gone can't ask any more.
-            if stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-        None => std::future::pending().await,
     }
 }

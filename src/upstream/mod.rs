@@ -30,9 +30,11 @@ pub struct Upstream {
     name: Box<str>,
     directory: Arc<Directory>,
     balancer: Balancer,
-    host: HostHeader,
     deadlines: Deadlines,
     retries: Retries,
+    /// Failures in a row that take an endpoint out; 0 without a health check.
+    probes: u32,
+    section: config::Upstream,
 }
 
 /// When another endpoint is tried.
@@ -63,8 +65,8 @@ impl Upstream {
     ///
     /// # Errors
     /// An endpoint's address can't be used.
-    pub fn new(name: &str, section: &config::Upstream) -> Result<Self, EndpointError> {
-        let directory = Arc::new(Directory::new(name, section)?);
+    pub fn new(name: &str, section: config::Upstream) -> Result<Self, EndpointError> {
+        let directory = Arc::new(Directory::new(name, &section)?);
         let retries = Retries {
             max: section.retry.retries,
             on_connect_error: section.retry.conditions.contains(&RetryCondition::ConnectError),
@@ -72,16 +74,22 @@ impl Upstream {
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
         let deadlines = Deadlines { response: limit(&section.timeouts.response), read: limit(&section.timeouts.read) };
         let balancer = match section.balance {
-            Balance::RoundRobin => Balancer::RoundRobin(load_balancer(name, &directory, section)),
-            Balance::Random => Balancer::Random(load_balancer(name, &directory, section)),
+            Balance::RoundRobin => Balancer::RoundRobin(load_balancer(name, &directory, &section)),
+            Balance::Random => Balancer::Random(load_balancer(name, &directory, &section)),
         };
-        Ok(Self { name: name.into(), directory, balancer, host: section.host.clone(), deadlines, retries })
+        let probes = probes(&section);
+        Ok(Self { name: name.into(), directory, balancer, deadlines, retries, probes, section })
     }
 
     /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it was built from a section that says the same.
+    pub(crate) fn is_of(&self, section: &config::Upstream) -> bool {
+        self.section == *section
     }
 
     /// When another endpoint is tried.
@@ -99,7 +107,7 @@ impl Upstream {
     /// What an endpoint gets as `Host`, where it is not what the client sent.
     #[must_use]
     pub fn host_for<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a str> {
-        match &self.host {
+        match &self.section.host {
             HostHeader::Preserve => None,
             HostHeader::Endpoint => Some(endpoint.host()),
             HostHeader::Set(host) => Some(host.as_str()),
@@ -131,13 +139,18 @@ impl Upstream {
         }
     }
 
-    /// Resolves names once, so that the first requests find endpoints.
-    pub async fn prepare(&self) {
+    /// Resolves names once, so that the first requests find endpoints; with `probe` also finds out which are healthy.
+    pub async fn prepare(&self, probe: bool) {
         // Resolution that fails is logged by the directory and tried again by `run`.
         let _ = match &self.balancer {
             Balancer::RoundRobin(balancer) => balancer.update().await,
             Balancer::Random(balancer) => balancer.update().await,
         };
+        if probe {
+            for _ in 0..self.probes {
+                self.backends().run_health_check(true).await;
+            }
+        }
     }
 
     fn pick(&self, accept: impl Fn(&Backend, bool) -> bool) -> Option<Backend> {
@@ -163,16 +176,23 @@ where
     let mut balancer = LoadBalancer::from_backends(Backends::new(Box::new(SharedDirectory(directory.clone()))));
     balancer.update_frequency = directory.refresh();
     balancer.parallel_health_check = true;
-    let settings = match &section.health_check {
-        WordOr::Word(HealthCheckWord::None) => None,
-        WordOr::Word(HealthCheckWord::Tcp) => Some(config::TcpHealthCheck::default()),
-        WordOr::Map(HealthCheckMap::Tcp(settings)) => Some(settings.clone()),
-    };
-    if let Some(settings) = settings {
+    if let Some(settings) = health_check(section) {
         balancer.health_check_frequency = Some(settings.interval.get());
         balancer.set_health_check(Box::new(Probe::new(name, &settings)));
     }
     balancer
+}
+
+fn health_check(section: &config::Upstream) -> Option<config::TcpHealthCheck> {
+    match &section.health_check {
+        WordOr::Word(HealthCheckWord::None) => None,
+        WordOr::Word(HealthCheckWord::Tcp) => Some(config::TcpHealthCheck::default()),
+        WordOr::Map(HealthCheckMap::Tcp(settings)) => Some(settings.clone()),
+    }
+}
+
+fn probes(section: &config::Upstream) -> u32 {
+    health_check(section).map_or(0, |settings| settings.unhealthy_after)
 }
 
 #[cfg(test)]
@@ -185,8 +205,8 @@ mod tests {
     }
 
     async fn ready(yaml: &str) -> Upstream {
-        let upstream = Upstream::new("u", &upstream(yaml)).unwrap();
-        upstream.prepare().await;
+        let upstream = Upstream::new("u", upstream(yaml)).unwrap();
+        upstream.prepare(false).await;
         upstream
     }
 

@@ -1,0 +1,168 @@
+//! The configuration in force, and the next: read anew on SIGHUP, or when a file changes.
+//!
+//! A reload comes through the same parse and compile as a start. It is taken whole or not at all: a file with a mistake, or one that
+//! changes what only a new process can, leaves everything as it was and says why.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::services::ServiceReadyNotifier;
+use pingora_core::services::background::BackgroundService;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{self, Report};
+use crate::filter::TaskFuture;
+use crate::runtime::{Compiled, ListenerPlan, Snapshot, Store, Upkeep};
+
+/// Reads and compiles the configuration, given the snapshot in force.
+pub(crate) type Load = Arc<dyn Fn(Option<&Snapshot>) -> (Option<Compiled>, Report) + Send + Sync>;
+
+/// How often files are looked at (`reload: watch`).
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Keeps the configuration in force, and replaces it.
+pub(super) struct Configuration {
+    load: Load,
+    /// The boot plan in force.
+    pingora: Arc<ServerConf>,
+    listeners: Vec<ListenerPlan>,
+    store: Arc<Store>,
+    /// What the first snapshot needs started.
+    first: Mutex<Option<First>>,
+}
+
+/// What was compiled at start.
+pub(super) struct First {
+    pub(super) tasks: Vec<TaskFuture>,
+    pub(super) reload: config::Reload,
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// What is in force now.
+struct Current {
+    upkeep: Upkeep,
+    reload: config::Reload,
+    files: Vec<PathBuf>,
+    stamps: Stamps,
+    /// Counts configurations: 1 is the one of the start.
+    generation: u64,
+}
+
+/// When each file was last changed, and its length; `None` if it can't be read.
+type Stamps = BTreeMap<PathBuf, Option<(SystemTime, u64)>>;
+
+impl Configuration {
+    pub(super) fn new(
+        load: Load,
+        pingora: Arc<ServerConf>,
+        listeners: Vec<ListenerPlan>,
+        store: Arc<Store>,
+        first: First,
+    ) -> Self {
+        Self { load, pingora, listeners, store, first: Mutex::new(Some(first)) }
+    }
+
+    async fn reload(&self, current: &mut Current, cause: &str) {
+        let started = Instant::now();
+        let (load, snapshot) = (self.load.clone(), self.store.load());
+        // Reading and compiling takes its time: not on a thread that has other work.
+        let (compiled, report) = match tokio::task::spawn_blocking(move || load(Some(&snapshot))).await {
+            Ok(loaded) => loaded,
+            Err(error) => return log::error!("reload failed, nothing has changed cause={cause} error={error}"),
+        };
+        current.files = report.files();
+        current.stamps = stamps(&current.files);
+        let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
+            return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
+        };
+        let differences = boot.differences(&self.pingora, &self.listeners);
+        if !differences.is_empty() {
+            let what = differences.join(", ");
+            return log::error!(
+                "reload refused, nothing has changed cause={cause} reason=\"needs a new process: `ravelin run -u`\" changed={what:?}"
+            );
+        }
+        let snapshot = Arc::new(snapshot);
+        current.upkeep.prepare(&snapshot, true).await;
+        self.store.replace(snapshot.clone());
+        current.upkeep.follow(&snapshot, tasks);
+        current.reload = reload;
+        current.generation += 1;
+        if report.warnings() > 0 {
+            log::warn!("configuration has warnings\n{report}");
+        }
+        log::info!(
+            "configuration reloaded cause={cause} generation={} routes={} upstreams={} took={:?} snapshots={}",
+            current.generation,
+            snapshot.route_count(),
+            snapshot.upstreams().len(),
+            started.elapsed(),
+            Snapshot::live(),
+        );
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Configuration {
+    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+        // Before the first listener accepts, so that no SIGHUP ends the process.
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => hangup,
+            Err(error) => return log::error!("SIGHUP can't be handled error={error}"),
+        };
+        let Some(First { tasks, reload, files }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let stamps = stamps(&files);
+        let mut current = Current { upkeep: Upkeep::new(shutdown.clone()), reload, files, stamps, generation: 1 };
+        let snapshot = self.store.load();
+        current.upkeep.prepare(&snapshot, false).await;
+        current.upkeep.follow(&snapshot, tasks);
+        drop(snapshot);
+        ready.notify_ready();
+
+        let mut tick = tokio::time::interval(WATCH);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !*shutdown.borrow() {
+            tokio::select! {
+                _ = hangup.recv() => self.reload(&mut current, "SIGHUP").await,
+                _ = tick.tick(), if current.reload == config::Reload::Watch => {
+                    if current.changed() {
+                        self.reload(&mut current, "watch").await;
+                    }
+                }
+                changed = shutdown.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Current {
+    /// Whether a file has changed and is at rest: one that is being written is looked at again.
+    fn changed(&mut self) -> bool {
+        let now = stamps(&self.files);
+        if now == self.stamps {
+            return false;
+        }
+        let settled =
+            now.values().all(|stamp| stamp.is_some_and(|(modified, _)| modified.elapsed().is_ok_and(|age| age >= WATCH / 2)));
+        settled
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Stamps {
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    files.iter().map(|path| (path.clone(), stamp(path))).collect()
+}

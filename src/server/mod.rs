@@ -9,6 +9,7 @@ mod gate;
 mod head;
 mod http2;
 mod listeners;
+mod process;
 mod reload;
 mod signals;
 mod stream;
@@ -21,7 +22,6 @@ use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
 
-pub(crate) use self::bind::BindError;
 pub(crate) use self::reload::Load;
 
 use self::drain::Drain;
@@ -32,13 +32,26 @@ use crate::config::Report;
 use crate::proxy::Proxy;
 use crate::runtime::{Compiled, Store};
 
+/// Why the process does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// An address can't be had.
+    #[error(transparent)]
+    Bind(#[from] bind::BindError),
+    /// The user can't be had.
+    #[error(transparent)]
+    Privileges(#[from] process::PrivilegeError),
+}
+
 /// Serves until a signal ends the process. Addresses are bound before any thread starts. `load` makes the next configurations.
 ///
 /// # Errors
-/// An address can't be bound.
-pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), BindError> {
+/// An address can't be bound, or the process can't become the user that is configured.
+pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), StartError> {
     let Compiled { boot, reload, snapshot, tasks } = compiled;
+    process::raise_descriptor_limit();
     let sockets = bind::all(&boot.listeners)?;
+    process::drop_privileges(&boot.pingora)?;
     let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));
     let lame_duck = Duration::from_secs(boot.pingora.grace_period_seconds.unwrap_or(0));
 

@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh Debian machine with Rust and a C compiler: `make demo` and `make test`.
+# They install what is missing, such as cmake, and say so.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help setup demo release install check test test-all clean
+
+help:
+	@echo 'make demo              build, then serve three small services behind the proxy'
+	@echo 'make release           build target/release/ravelin'
+	@echo 'make install PREFIX=…  build, and put it under PREFIX (default: /usr/local)'
+	@echo 'make check             layout, lints, documents and dependencies'
+	@echo 'make test              all of that, every test, and every configuration in conf/ and docs/'
+	@echo 'make test-all          the same, with the suites that take long'
+	@echo 'make setup             only install what the build needs'
+	@echo 'make clean             remove what was built'
+
+setup:
+	@scripts/setup
+
+release: setup
+	$(CARGO) build --locked --release --bin ravelin
+
+# For `install`, which root may call without a Rust of its own: nothing is built if nothing has changed.
+$(TARGET)/release/ravelin: Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	$(MAKE) release
+
+demo: release
+	$(TARGET)/release/ravelin demo
+
+install: $(TARGET)/release/ravelin
+	install -D -m 755 $(TARGET)/release/ravelin $(DESTDIR)$(PREFIX)/bin/ravelin
+	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/ravelin/LICENSE
+	install -D -m 644 conf/ravelin.yaml $(DESTDIR)$(PREFIX)/share/doc/ravelin/ravelin.yaml
+
+check:
+	@scripts/setup --test
+	.ci/check
+
+test: check
+	$(CARGO) test --locked --no-fail-fast
+	scripts/check-conf $(TARGET)/debug
+
+# Suites that take long run only where this is set.
+test-all: export RAVELIN_TEST_ALL = 1
+test-all: test
+
+clean:
+	$(CARGO) clean

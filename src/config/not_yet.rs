@@ -36,6 +36,9 @@ const KEYS: &[(&str, &[&str])] = &[
     ("FilterEntry", &["when"]),
 ];
 
+/// Keys of built-in filters: by the name of the struct of their settings.
+const FILTER_KEYS: &[(&str, &[&str])] = &[("RewriteConfig", &["regex", "with"])];
+
 /// Values, be it as a word or as the key of a map: by the key under which they stand.
 const VALUES: &[(&str, &[&str])] = &[
     ("balance", &["least_requests", "peak_ewma", "hash"]),
@@ -76,6 +79,11 @@ pub(crate) fn unsupported(span: Span, word: &str) -> Diagnostic {
 /// Whether the struct of this name will have this key.
 pub(crate) fn key(structure: &str, key: &str) -> bool {
     holds(KEYS, structure, key)
+}
+
+/// Whether the settings of this name will have this key.
+pub(crate) fn filter_key(structure: &str, key: &str) -> bool {
+    holds(FILTER_KEYS, structure, key)
 }
 
 /// Whether this will be a value of the key.

@@ -36,6 +36,20 @@ pub struct Upstream {
     pub retry: Retry,
 }
 
+impl Upstream {
+    /// A section without endpoints or health checks.
+    pub(crate) fn nowhere() -> Self {
+        Self {
+            endpoints: Spanned::new(Vec::new(), crate::config::Span::default()),
+            balance: Balance::default(),
+            host: HostHeader::default(),
+            health_check: HealthCheck::Word(HealthCheckWord::None),
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+        }
+    }
+}
+
 /// One endpoint: `10.0.0.1:8080`, `name:8080`, `unix:/path`, or a map with `address` and `weight`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {

@@ -94,12 +94,12 @@ fn own<F: Filter>(state: &mut State) -> Result<&mut F::State, Error> {
 
 fn contain<F: Filter, T>(outcome: Result<Result<T, Error>, Box<dyn Any + Send>>) -> Result<T, Error> {
     match outcome {
-        Ok(result) => result,
+        Ok(result) => result.map_err(|error| error.of_filter(F::NAME)),
         Err(panic) => {
             let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
             let total = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
             log::error!("filter panicked filter={} message={:?} panics_total={total}", F::NAME, said.unwrap_or("unknown"));
-            Err(Error::new(500, Party::Us, "filter_panic").with_message(format!("filter `{}` panicked", F::NAME)))
+            Err(Error::new(500, Party::Us, "filter_panic").of_filter(F::NAME))
         }
     }
 }

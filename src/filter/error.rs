@@ -39,6 +39,7 @@ pub struct Error {
     party: Party,
     reason: &'static str,
     message: Cow<'static, str>,
+    filter: Option<&'static str>,
 }
 
 impl Error {
@@ -50,19 +51,19 @@ impl Error {
             500..=599 => (status, Party::Us),
             _ => (500, Party::Us),
         };
-        Self { status, party, reason: "filter", message: Cow::Borrowed("") }
+        Self { status, party, reason: "filter", message: Cow::Borrowed(""), filter: None }
     }
 
     /// An answer with this status, the party at fault and a reason code for the log (`snake_case`, constant).
     #[must_use]
     pub fn new(status: u16, party: Party, reason: &'static str) -> Self {
-        Self { status, party, reason, message: Cow::Borrowed("") }
+        Self { status, party, reason, message: Cow::Borrowed(""), filter: None }
     }
 
     /// A 500: a fault of ours.
     #[must_use]
     pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status: 500, party: Party::Us, reason: "internal", message: message.into() }
+        Self { status: 500, party: Party::Us, reason: "internal", message: message.into(), filter: None }
     }
 
     /// A 413: the body is larger than `max` bytes.
@@ -83,6 +84,18 @@ impl Error {
     pub fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Self {
         self.message = message.into();
         self
+    }
+
+    /// Says which filter it comes from.
+    pub(crate) fn of_filter(mut self, name: &'static str) -> Self {
+        self.filter = Some(name);
+        self
+    }
+
+    /// The filter that it comes from.
+    #[must_use]
+    pub fn filter(&self) -> Option<&'static str> {
+        self.filter
     }
 
     /// The status that the client gets.
@@ -135,7 +148,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         }
         let any: &(dyn std::error::Error + 'static) = &error;
         let reason = if any.is::<InvalidField>() { "invalid_field" } else { "internal" };
-        Self { status: 500, party: Party::Us, reason, message: Cow::Owned(message) }
+        Self { status: 500, party: Party::Us, reason, message: Cow::Owned(message), filter: None }
     }
 }
 

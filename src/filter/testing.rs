@@ -12,10 +12,11 @@ use crate::filter::{
     Body, BuildCx, Chain, Client, Error, Exchange, Fields, Filter, Registry, Reply, Request, RequestHead, RequestId,
     ResponseHead, Run, Scheme, Slot,
 };
+use crate::upstream::Upstream;
 
 /// One filter, built from YAML as in a configuration, with a scripted upstream behind it.
 ///
-/// Requests run through all its hooks in the order of live traffic. Bodies come in one piece.
+/// Requests run through all its hooks in the order of live traffic. Bodies come in one piece. Any name is that of an upstream.
 pub struct Harness<F> {
     chain: Chain,
     runtime: tokio::runtime::Runtime,
@@ -29,6 +30,7 @@ pub struct Sent {
     upstream: Option<Request>,
     reply: Reply,
     body: Bytes,
+    chosen: Option<String>,
     notes: Vec<String>,
 }
 
@@ -42,7 +44,7 @@ impl<F: Filter> Harness<F> {
         registry.register::<F>().map_err(|error| error.to_string())?;
         let decoded = config::decode_filter(settings, F::NAME, &registry)?;
         let mut tasks = Vec::new();
-        let mut cx = BuildCx::new(&|_| None, &mut tasks);
+        let mut cx = BuildCx::new(&|name| Some(Arc::new(Upstream::nowhere(name))), &mut tasks);
         let filter = registry.build(F::NAME, decoded, &mut cx).map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         for task in tasks {
@@ -87,7 +89,8 @@ impl<F: Filter> Harness<F> {
         exchange.status = Some(reply.head.status());
         self.chain.log(&mut run, &exchange);
         let notes = exchange.notes.iter().map(ToString::to_string).collect();
-        Sent { upstream: forwarded, reply, body, notes }
+        let chosen = exchange.upstream.as_ref().map(|upstream| upstream.name().to_owned());
+        Sent { upstream: forwarded, reply, body, chosen, notes }
     }
 
     async fn outcome(
@@ -164,6 +167,12 @@ impl Sent {
             Some(query) => format!("{}?{query}", request.path()),
             None => request.path().to_owned(),
         })
+    }
+
+    /// The upstream that the filter chose by [`RequestCx::use_upstream`](crate::filter::RequestCx::use_upstream).
+    #[must_use]
+    pub fn chosen_upstream(&self) -> Option<&str> {
+        self.chosen.as_deref()
     }
 
     /// What the filter noted.

@@ -90,7 +90,7 @@ fn report(ctx: &Ctx, failure: &Error) {
     let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     log::log!(
         level,
-        "request failed party={} reason={} status={} id={} client={} listener={} method={} host={:?} path={:?} route={} upstream={} endpoint={} tries={} detail={:?}",
+        "request failed party={} reason={} status={} id={} client={} listener={} method={} host={:?} path={:?} route={} upstream={} endpoint={} tries={} filter={} detail={:?}",
         failure.party().as_str(),
         failure.reason(),
         text(exchange.status.map(|status| status.to_string())),
@@ -104,6 +104,7 @@ fn report(ctx: &Ctx, failure: &Error) {
         exchange.upstream.as_ref().map_or("-", |upstream| upstream.name()),
         text(exchange.endpoint.as_ref().map(|endpoint| endpoint.address().to_string())),
         exchange.tries,
+        failure.filter().unwrap_or("-"),
         failure.message(),
     );
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::Method;
 use http::header::{CONNECTION, UPGRADE};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -67,6 +68,10 @@ impl Proxy {
         if self.via.is_in(&head.headers) {
             return Err(Error::new(508, Party::Operator, "loop")
                 .with_message("the request has been through this proxy already: an upstream leads back to it"));
+        }
+        // Over HTTP/1 they do not come this far.
+        if matches!(head.method, Method::TRACE | Method::CONNECT) {
+            return Err(Error::new(405, Party::Client, "method"));
         }
         let named = authority(head);
         let host = match (&*named, head.version) {

@@ -116,6 +116,8 @@ fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
     let request = session.req_header();
     let bodiless = request.method == Method::HEAD
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
+    // The version is this hop's, whatever the endpoint speaks (RFC 9110 §2.5).
+    head.set_version(Version::HTTP_11);
     match request.version {
         Version::HTTP_10 | Version::HTTP_09 if head.headers.contains_key(TRANSFER_ENCODING) => {
             // Chunks are unknown there: the body ends with the connection.
@@ -125,7 +127,6 @@ fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
         Version::HTTP_11
             if !bodiless && !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING) =>
         {
-            head.set_version(Version::HTTP_11);
             head.insert_header(TRANSFER_ENCODING, "chunked")?;
         }
         _ => {}

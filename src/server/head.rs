@@ -129,6 +129,8 @@ fn request_line(line: &[u8], uri_size: usize) -> Result<(), (u16, &'static str)>
         _ if !sound => Err((400, "bad_request_line")),
         // A tunnel to wherever the client says is a forward proxy's work.
         _ if method == Some(b"CONNECT") => Err((405, "connect")),
+        // It would show a script what only the browser should know (RFC 9110 §9.3.8).
+        _ if method == Some(b"TRACE") => Err((405, "trace")),
         Some(b"HTTP/1.1" | b"HTTP/1.0" | b"HTTP/2.0") => Ok(()),
         Some(version) if version.starts_with(b"HTTP/") => Err((505, "bad_version")),
         _ => Err((400, "bad_request_line")),
@@ -211,6 +213,7 @@ mod tests {
             assert_eq!(scanned(text), Scan::Refused(400, reason), "{text:?}");
         }
         assert_eq!(scanned("CONNECT a:80 HTTP/1.1\r\n\r\n"), Scan::Refused(405, "connect"));
+        assert_eq!(scanned("TRACE / HTTP/1.1\r\n\r\n"), Scan::Refused(405, "trace"));
         assert_eq!(scanned("GET / HTTP/3.0\r\n\r\n"), Scan::Refused(505, "bad_version"));
     }
 

@@ -38,6 +38,9 @@ pub(crate) enum StartError {
     /// An address can't be had.
     #[error(transparent)]
     Bind(#[from] bind::BindError),
+    /// The pid file can't be written.
+    #[error(transparent)]
+    PidFile(#[from] process::PidFileError),
     /// The user can't be had.
     #[error(transparent)]
     Privileges(#[from] process::PrivilegeError),
@@ -50,6 +53,7 @@ pub(crate) enum StartError {
 pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), StartError> {
     let Compiled { boot, reload, snapshot, tasks } = compiled;
     process::raise_descriptor_limit();
+    process::prepare_pid_file(&boot.pingora)?;
     let sockets = bind::all(&boot.listeners)?;
     process::drop_privileges(&boot.pingora)?;
     let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));

@@ -80,6 +80,12 @@ impl Directory {
         Ok(directory)
     }
 
+    /// The directory of an upstream that has no endpoints.
+    pub(super) fn empty(upstream: &str) -> Self {
+        let (fixed, names) = (Vec::new(), Vec::new());
+        Self { upstream: upstream.into(), timeouts: Timeouts::default(), fixed, names, table: ArcSwap::default() }
+    }
+
     /// How often to look again; `None`: never, since nothing can change.
     pub(super) fn refresh(&self) -> Option<Duration> {
         if self.names.is_empty() { None } else { Some(REFRESH) }

@@ -81,6 +81,16 @@ impl Upstream {
         Ok(Self { name: name.into(), directory, balancer, deadlines, retries, probes, section })
     }
 
+    /// An upstream without endpoints, for tests of filters that choose one by name.
+    pub(crate) fn nowhere(name: &str) -> Self {
+        let section = config::Upstream::nowhere();
+        let directory = Arc::new(Directory::empty(name));
+        let balancer = Balancer::RoundRobin(load_balancer(name, &directory, &section));
+        let retries = Retries { max: 0, on_connect_error: false };
+        let deadlines = Deadlines { response: None, read: None };
+        Self { name: name.into(), directory, balancer, deadlines, retries, probes: 0, section }
+    }
+
     /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -30,7 +30,11 @@ impl Cx<'_> {
             if fields.contains(&entry.key.as_str()) || self.left_out.borrow().contains_key(&edge) {
                 continue;
             }
-            let why = if self.scope == Scope::Own && not_yet::key(structure, &entry.key) {
+            let coming = match self.scope {
+                Scope::Own => not_yet::key(structure, &entry.key),
+                Scope::Filter => not_yet::filter_key(structure, &entry.key),
+            };
+            let why = if coming {
                 self.found.borrow_mut().push(unsupported(entry.key_span, &entry.key));
                 Why::NotYet
             } else {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::Scheme;
-use crate::proxy::{CONNECTION, Clock, Connection, refusal};
+use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal};
 use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
@@ -132,7 +132,8 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
 }
 
 async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Option<SocketAddr>) {
-    let answer = refusal(status, reason, &listener.name, client);
+    let refused = Refused { status, reason, listener: &listener.name, client, scheme: Scheme::Http, seen: conn.ahead() };
+    let answer = refusal(&refused, &listener.observers);
     // A client that does not listen is left.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
         conn.say_last(answer).await?;

@@ -29,6 +29,7 @@ use self::listeners::Listeners;
 use self::reload::{Configuration, First};
 use self::signals::Signals;
 use crate::config::Report;
+use crate::observe::Observers;
 use crate::proxy::Proxy;
 use crate::runtime::{Compiled, Store};
 
@@ -67,9 +68,10 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     // No command line of Pingora's: ours has the same flags.
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, boot.pingora);
     server.bootstrap();
-    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone())));
+    let observers = Arc::new(Observers::default());
+    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone(), observers.clone())));
     let drain = Arc::new(Drain::new());
-    let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone()));
+    let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers));
     let first = First { tasks, reload, files: report.files() };
     let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, store, first);
     let configured = server.add_service(background_service("configuration", configuration));

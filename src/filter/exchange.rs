@@ -198,6 +198,8 @@ impl Values for Exchange {
             Variable::UpstreamName => out.write_str(self.upstream.as_ref().map_or("", |upstream| upstream.name())),
             Variable::UpstreamEndpoint => out.write_str(self.endpoint.as_ref().map_or("", |endpoint| endpoint.as_str())),
             Variable::ResponseStatus => self.status.map_or(Ok(()), |status| write!(out, "{status}")),
+            // Known at the end: no template that is evaluated before holds it.
+            _ => Ok(()),
         };
     }
 }

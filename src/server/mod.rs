@@ -73,7 +73,7 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     let drain = Arc::new(Drain::new());
     let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers));
     let first = First { tasks, reload, files: report.files() };
-    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, store, first);
+    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, boot.access_log, store, first);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, proxy }) });

@@ -81,6 +81,7 @@ impl Ctx {
                 last: true,
             }
         });
+        connection.clock.take();
         Self {
             exchange: Exchange::new(RequestId::mint(), Client { address: connection.client }, connection.scheme),
             connection,

@@ -128,6 +128,12 @@ fn report(ctx: &Ctx, failure: &Error) {
     );
 }
 
+/// Pingora refused a request, with an answer that is no more than a head: two `Host` fields, say.
+pub(crate) fn refused_unseen(listener: &str, client: Option<SocketAddr>, observers: &Observers) {
+    let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme: Scheme::Http, seen: b"" };
+    refused(&refusal, RequestId::mint(), 0, observers);
+}
+
 /// A request was refused, with an answer of this many bytes.
 pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observers: &Observers) {
     let Refused { status, reason, listener, client, scheme, seen } = *refused;

@@ -30,7 +30,7 @@ pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
 pub(crate) use self::ctx::{CONNECTION, Connection};
 pub(crate) use self::failure::refusal;
-pub(crate) use self::log::Refused;
+pub(crate) use self::log::{Refused, refused_unseen};
 use self::via::Via;
 use crate::observe::Observers;
 use crate::runtime::Store;

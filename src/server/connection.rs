@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::Scheme;
-use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal};
+use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal, refused_unseen};
 use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
@@ -65,7 +65,8 @@ pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
                 };
                 match exchange(conn, head, body, connection, &listener).await {
                     Some(reusable) => conn = reusable,
-                    None => return,
+                    None if clock.is_taken() => return,
+                    None => return refused_unseen(&listener.name, client, &listener.observers),
                 }
             }
             Next::Http2 if listener.http2 && served == 0 => {

@@ -46,6 +46,7 @@ pub mod types;
 pub mod upstream;
 
 mod cli;
+mod observe;
 mod proxy;
 mod router;
 mod runtime;

@@ -144,7 +144,13 @@ cases! {
     file_without_routes: LISTENERS;
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
-    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\naccess_log: {}\ntracing: {}\nadmin: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\ntracing: {}\nadmin: {}\ntests: []\ndefaults: {limits: {}}\n");
+    access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
+    access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");
+    access_log_template_on_two_lines: with("access_log:\n  format: {template: \"a\\nb\"}\n");
+    access_log_template_of_nothing: with("access_log: {format: {template: \"\"}, output: file}\n");
+    access_log_not_yet: with("access_log: {when: response.status >= 400}\n");
+    template_too_late: routes("  a: {respond: {body: \"{{ duration }}\"}}\n  b: {match: {paths: [/b]}, redirect: {to: \"/{{ request.user_agent }}\"}}\n");
     file_sections_of_the_wrong_kind: "listeners: [a]\nroutes: 5\nupstreams: x\nchains: {}\ninclude: a.yaml\ndefaults: []\n";
     file_bad_names: "listeners: {\"a b\": {address: 127.0.0.1:80}}\nroutes: {-x: {respond: {}}}\n";
 

@@ -12,7 +12,7 @@ use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
 use crate::config::tree::{Entry, Kind, NodeId, Tree};
-use crate::config::{Catalog, Config, Span, Spanned, not_yet, suggest, yaml};
+use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, not_yet, suggest, yaml};
 
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
@@ -57,8 +57,20 @@ fn parse_partial(text: &str, path: &Path, catalog: &dyn Catalog, environment: En
     let surroundings = Surroundings::of(path);
     let pingora = pingora::decode(&mut tree, theirs, &surroundings, environment, &mut report);
     let file = de::decode(&tree, ours, Scope::Own, &mut report);
-    let config = resolve(&tree, ours, file, pingora, catalog, &mut report);
+    let mut config = resolve(&tree, ours, file, pingora, catalog, &mut report);
+    if let Some(AccessLog { output: LogOutput::File(file), .. }) = config.as_mut().and_then(|config| config.access_log.as_mut()) {
+        if file.as_os_str().is_empty() {
+            report.push(Diagnostic::error(file.span, "`file` is empty: write the path of the log"));
+        }
+        file.value = beside(path, &file.value);
+    }
     (config, report)
+}
+
+/// A path of a file is relative to that file. It is made absolute: a daemon goes to another directory.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    let path = file.parent().map_or_else(|| path.to_owned(), |directory| directory.join(path));
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 fn sound((config, report): (Option<Config>, Report)) -> (Option<Config>, Report) {
@@ -209,7 +221,7 @@ fn misplaced(entry: &Entry) -> Diagnostic {
     if not_yet::key("IncludedFile", key) {
         return not_yet::unsupported(span, key);
     }
-    if pingora::keys().contains(&key) || key == "defaults" || not_yet::key("File", key) {
+    if pingora::keys().contains(&key) || ["defaults", "reload", "access_log"].contains(&key) || not_yet::key("File", key) {
         let hint = format!("an included file holds {}", suggest::listed(&SHARED_SECTIONS));
         return Diagnostic::error(span, format!("`{key}` can only stand in the main file")).hint(hint);
     }

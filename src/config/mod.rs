@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod load;
 mod not_yet;
+mod observe;
 mod pingora;
 mod render;
 mod report;
@@ -46,6 +47,7 @@ pub use limits::{Limits, ListenerLimits};
 pub use listener::Listener;
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
+pub use observe::{AccessLog, LogFormat, LogOutput};
 pub use report::{Diagnostic, Report, Severity};
 pub use route::{Match, Redirect, Respond};
 pub use schema::schema;
@@ -74,6 +76,8 @@ pub struct Config {
     pub default_limits: Limits,
     /// When the file is read anew.
     pub reload: Reload,
+    /// `None`: no access log is written.
+    pub access_log: Option<AccessLog>,
 }
 
 /// An entry of a section, with the name that it was given.

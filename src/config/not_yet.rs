@@ -8,7 +8,7 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["overload", "hardening", "errors", "access_log", "tracing", "admin", "tests"]),
+    ("File", &["overload", "hardening", "errors", "tracing", "admin", "tests"]),
     ("IncludedFile", &["tests"]),
     (
         "Limits",
@@ -34,6 +34,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("Route", &["listeners", "path", "priority", "mirror", "split", "sticky_split", "files"]),
     ("Match", &["headers", "query", "cookies", "client_ips", "when"]),
     ("FilterEntry", &["when"]),
+    ("AccessLog", &["when"]),
 ];
 
 /// Keys of built-in filters: by the name of the struct of their settings.

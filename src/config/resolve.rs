@@ -66,8 +66,8 @@ pub(crate) fn resolve(
     if everything_read {
         resolver.unused(&upstreams, &chains, roots);
     }
-    let (default_limits, reload) = (file.defaults.limits, file.reload);
-    Some(Config { pingora: pingora?, listeners, upstreams, routes, chains, default_filters, default_limits, reload })
+    let (default_limits, reload, access_log) = (file.defaults.limits, file.reload, file.access_log);
+    Some(Config { pingora: pingora?, listeners, upstreams, routes, chains, default_filters, default_limits, reload, access_log })
 }
 
 struct Resolver<'a> {

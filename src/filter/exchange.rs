@@ -164,6 +164,10 @@ impl RequestId {
     pub fn mint() -> Self {
         Self(fastrand::u128(..))
     }
+
+    pub(crate) fn bits(self) -> u128 {
+        self.0
+    }
 }
 
 impl fmt::Display for RequestId {
@@ -192,8 +196,10 @@ impl Values for Exchange {
             Variable::ClientIp => self.client.ip().map_or(Ok(()), |ip| write!(out, "{ip}")),
             Variable::RouteName => out.write_str(self.route.as_deref().unwrap_or("")),
             Variable::UpstreamName => out.write_str(self.upstream.as_ref().map_or("", |upstream| upstream.name())),
-            Variable::UpstreamEndpoint => self.endpoint.as_ref().map_or(Ok(()), |endpoint| write!(out, "{}", endpoint.address())),
+            Variable::UpstreamEndpoint => out.write_str(self.endpoint.as_ref().map_or("", |endpoint| endpoint.as_str())),
             Variable::ResponseStatus => self.status.map_or(Ok(()), |status| write!(out, "{status}")),
+            // Known at the end: no template that is evaluated before holds it.
+            _ => Ok(()),
         };
     }
 }

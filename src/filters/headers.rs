@@ -112,7 +112,7 @@ impl Headers {
         match value.value.needs() {
             Phase::Request => Ok(&mut self.request),
             Phase::Upstream => Ok(&mut self.upstream),
-            Phase::Response => {
+            Phase::Response | Phase::End => {
                 Err(BuildError::new("a request field can't hold `response.status`: there is no response yet").at(value.span))
             }
         }

@@ -152,7 +152,7 @@ impl Rewrite {
 fn in_request_phase(template: &Spanned<Template>) -> Result<(), BuildError> {
     match template.value.needs() {
         Phase::Request => Ok(()),
-        Phase::Upstream | Phase::Response => Err(BuildError::new(
+        Phase::Upstream | Phase::Response | Phase::End => Err(BuildError::new(
             "the request is rewritten before an endpoint is chosen: only request, client and route are known",
         )
         .at(template.span)),

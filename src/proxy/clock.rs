@@ -52,6 +52,8 @@ pub(crate) struct Clock {
     /// The client takes nothing: the endpoint can't be blamed for the pause.
     client_stalls: AtomicBool,
     expired: AtomicU8,
+    /// The proxy has taken the exchange on.
+    taken: AtomicBool,
     /// Wakes whoever waits by [`Clock::expiry`] when a deadline is moved closer.
     moved: Notify,
 }
@@ -68,6 +70,7 @@ impl Clock {
             step_kind: AtomicU8::new(0),
             client_stalls: AtomicBool::new(false),
             expired: AtomicU8::new(0),
+            taken: AtomicBool::new(false),
             moved: Notify::new(),
         }
     }
@@ -77,7 +80,18 @@ impl Clock {
         self.exchange.store(NEVER, Ordering::Relaxed);
         self.clear_step();
         self.expired.store(0, Ordering::Relaxed);
+        self.taken.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
+    }
+
+    /// The proxy takes the exchange on, and will record how it ends.
+    pub(crate) fn take(&self) {
+        self.taken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has. A request that Pingora refuses never gets there.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// The whole exchange ends within this time from now.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr as InetAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http::{HeaderValue, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
+use crate::observe::{Observers, Timing};
 use crate::proxy::clock::Clock;
 use crate::runtime::Matched;
 
@@ -46,12 +48,28 @@ pub(crate) struct Ctx {
     pub(super) responding: bool,
     /// The exchange became a tunnel (101).
     pub(super) tunnel: bool,
-    /// Logged: nothing more is to come.
+    /// What the client speaks.
+    pub(super) version: Version,
+    /// As the client sent it, whatever filters make of it.
+    pub(super) user_agent: Option<HeaderValue>,
+    /// Likewise.
+    pub(super) referer: Option<HeaderValue>,
+    /// Bytes of the request's body.
+    pub(super) received: u64,
+    /// Bytes of the response's body.
+    pub(super) sent: u64,
+    pub(super) timing: Timing,
+    /// When the current try began; once it is connected, when that was.
+    pub(super) step: Option<Instant>,
+    /// What made an answer that no endpoint gave and that is no failure.
+    pub(super) own_answer: Option<&'static str>,
+    pub(super) observers: Arc<Observers>,
+    /// Recorded: nothing more is to come.
     pub(super) finished: bool,
 }
 
 impl Ctx {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(observers: Arc<Observers>) -> Self {
         let connection = CONNECTION.try_with(Connection::clone).unwrap_or_else(|_| {
             // A session that did not come through our listeners: a client that nobody knows.
             Connection {
@@ -63,6 +81,7 @@ impl Ctx {
                 last: true,
             }
         });
+        connection.clock.take();
         Self {
             exchange: Exchange::new(RequestId::mint(), Client { address: connection.client }, connection.scheme),
             connection,
@@ -73,6 +92,15 @@ impl Ctx {
             connect_failures: 0,
             responding: false,
             tunnel: false,
+            version: Version::HTTP_11,
+            user_agent: None,
+            referer: None,
+            received: 0,
+            sent: 0,
+            timing: Timing::default(),
+            step: None,
+            own_answer: None,
+            observers,
             finished: false,
         }
     }

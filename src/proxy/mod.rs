@@ -2,12 +2,13 @@
 //!
 //! The order on live traffic: [`request`] admits and routes a request and walks it through its filters; [`upstream`] picks an
 //! endpoint and makes the copy that is sent; [`response`] walks the answer back; [`reply`] sends the answers that Ravelin makes
-//! itself; [`failure`] turns what went wrong into one of them.
+//! itself; [`failure`] turns what went wrong into one of them; [`self::log`] records how it ended.
 
 mod clock;
 mod ctx;
 mod failure;
 mod head;
+mod log;
 mod reply;
 mod request;
 mod response;
@@ -29,18 +30,21 @@ pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
 pub(crate) use self::ctx::{CONNECTION, Connection};
 pub(crate) use self::failure::refusal;
+pub(crate) use self::log::{Refused, refused_unseen};
 use self::via::Via;
+use crate::observe::Observers;
 use crate::runtime::Store;
 
 /// The proxy: one for all listeners.
 pub(crate) struct Proxy {
     store: Arc<Store>,
+    observers: Arc<Observers>,
     via: Via,
 }
 
 impl Proxy {
-    pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, via: Via::new() }
+    pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>) -> Self {
+        Self { store, observers, via: Via::new() }
     }
 }
 
@@ -51,7 +55,7 @@ impl ProxyHttp for Proxy {
     type CTX = Ctx;
 
     fn new_ctx(&self) -> Ctx {
-        Ctx::new()
+        Ctx::new(self.observers.clone())
     }
 
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {
@@ -77,9 +81,10 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        _ctx: &mut Ctx,
+        ctx: &mut Ctx,
     ) -> Result<()> {
-        log::debug!("connected endpoint={} reused={reused}", peer._address);
+        ::log::debug!("connected endpoint={} reused={reused}", peer._address);
+        upstream::connected(reused, ctx);
         Ok(())
     }
 
@@ -158,6 +163,6 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&pingora_core::Error>, ctx: &mut Ctx) {
-        failure::finish(session, ctx);
+        log::finish(session, ctx);
     }
 }

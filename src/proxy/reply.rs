@@ -21,7 +21,10 @@ impl Proxy {
         if let Some(route) = &ctx.route {
             match route.chain.response(&mut ctx.run, &mut reply.head, &mut ctx.exchange).await {
                 Ok(None) => {}
-                Ok(Some(other)) => reply = other,
+                Ok(Some(other)) => {
+                    ctx.own_answer = Some("filter");
+                    reply = other;
+                }
                 Err(error) => {
                     // A filter failed on the way back: no other sees what is left to say.
                     ctx.run.give_up();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::Method;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, REFERER, UPGRADE, USER_AGENT};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -20,7 +20,9 @@ impl Proxy {
         if ctx.connection.last {
             session.set_keepalive(None);
         }
-        match self.decide(session, ctx).await {
+        let decision = self.decide(session, ctx).await;
+        ctx.timing.routed = Some(ctx.exchange.started.elapsed());
+        match decision {
             Ok(None) => Ok(false),
             Ok(Some(reply)) => self.answer(session, ctx, reply).await.map(|()| true),
             Err(error) => self.answer_error(session, ctx, error).await.map(|()| true),
@@ -28,6 +30,7 @@ impl Proxy {
     }
 
     async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> std::result::Result<Option<Reply>, Error> {
+        note_client(session, ctx);
         match self.admit(session) {
             Ok(target) => ctx.exchange.target = target,
             Err(error) => {
@@ -49,6 +52,7 @@ impl Proxy {
         ctx.route = Some(route.clone());
         let reply = route.chain.request(&mut ctx.run, &mut ClientRequest(session), &mut ctx.exchange).await?;
         if reply.is_some() || ctx.exchange.upstream.is_some() {
+            ctx.own_answer = reply.as_ref().map(|_| "filter");
             return Ok(reply);
         }
         match &route.action {
@@ -56,8 +60,14 @@ impl Proxy {
                 ctx.exchange.upstream = Some(upstream.clone());
                 Ok(None)
             }
-            Action::Redirect(redirect) => redirection(redirect, ctx).map(Some),
-            Action::Respond(respond) => response(respond, ctx).map(Some),
+            Action::Redirect(redirect) => {
+                ctx.own_answer = Some("redirect");
+                redirection(redirect, ctx).map(Some)
+            }
+            Action::Respond(respond) => {
+                ctx.own_answer = Some("respond");
+                response(respond, ctx).map(Some)
+            }
         }
     }
 
@@ -97,8 +107,18 @@ impl Proxy {
 /// A refused request as the log shows it.
 fn as_sent(session: &Session) -> Target {
     let head = session.req_header();
-    let path = String::from_utf8_lossy(head.raw_path());
-    Target::new(head.method.clone(), &authority(head), &path, None)
+    let target = String::from_utf8_lossy(head.raw_path());
+    let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+    Target::new(head.method.clone(), &authority(head), path, query)
+}
+
+/// Keeps what the record of the request shows of its head, before filters change it.
+fn note_client(session: &Session, ctx: &mut Ctx) {
+    let head = session.req_header();
+    ctx.version = head.version;
+    // Shared with the head's memory, not copied.
+    ctx.user_agent = head.headers.get(USER_AGENT).cloned();
+    ctx.referer = head.headers.get(REFERER).cloned();
 }
 
 /// Puts Ravelin's own word on the client in the place of what the client says of itself.

@@ -29,6 +29,7 @@ impl Proxy {
                 return Ok(());
             }
             ctx.responding = true;
+            ctx.timing.response = ctx.step.map(|connected| connected.elapsed());
             body_arrived(ctx);
         }
         let via = self.via.extended(&head.headers, head.version);
@@ -39,6 +40,7 @@ impl Proxy {
                 Ok(None) => {}
                 Ok(Some(reply)) => {
                     ctx.replacement = Some(reply);
+                    ctx.own_answer = Some("filter");
                     // The answer is sent on the way out of Pingora's exchange, which ends here.
                     return Err(PingoraError::new_in(ErrorType::Custom("replaced by a filter")));
                 }
@@ -73,6 +75,7 @@ pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result
         ctx.run.give_up();
         return Err(ended(ctx, error));
     }
+    ctx.sent += body.as_ref().map_or(0, Bytes::len) as u64;
     if end {
         ctx.connection.clock.clear_step();
     }

@@ -1,5 +1,7 @@
 //! Toward the upstream: which endpoint, what it is sent, and whether a failure is tried elsewhere.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error as PingoraError, ErrorType};
@@ -7,6 +9,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Fields, Party, RequestHead};
+use crate::observe::{Connect, Timing};
 use crate::proxy::head::UpstreamRequest;
 use crate::proxy::{Ctx, Proxy, Result};
 
@@ -33,7 +36,16 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
     }
     ctx.exchange.tries += 1;
     ctx.exchange.endpoint = Some(endpoint);
+    ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
+    ctx.step = Some(Instant::now());
     Ok(peer)
+}
+
+/// There is a connection for this try.
+pub(super) fn connected(reused: bool, ctx: &mut Ctx) {
+    let now = Instant::now();
+    let took = ctx.step.replace(now).map_or(Duration::ZERO, |began| now.duration_since(began));
+    ctx.timing.connect = Some(if reused { Connect::Reused } else { Connect::Opened(took) });
 }
 
 /// A connection could not be opened: nothing was sent, so another endpoint may be asked whatever the method.
@@ -118,6 +130,7 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
         // The endpoint can't answer in full before it has the body: each piece starts its time anew.
         await_response(ctx);
     }
+    ctx.received += body.as_ref().map_or(0, Bytes::len) as u64;
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
         let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
         outcome.map_err(|error| ended(ctx, error))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pingora_core::server::configuration::ServerConf;
 
-use crate::config::{self, Config, Diagnostic, Named, Report, Step};
+use crate::config::{self, AccessLog, Config, Diagnostic, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
@@ -19,6 +19,8 @@ use crate::upstream::Upstream;
 pub(crate) struct BootPlan {
     pub(crate) pingora: ServerConf,
     pub(crate) listeners: Vec<ListenerPlan>,
+    /// `None`: no access log is written.
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// One listener.
@@ -32,8 +34,16 @@ pub(crate) struct ListenerPlan {
 
 impl BootPlan {
     /// What of this plan is otherwise than in the one in force, in the words of the file.
-    pub(crate) fn differences(&self, pingora: &ServerConf, listeners: &[ListenerPlan]) -> Vec<String> {
+    pub(crate) fn differences(
+        &self,
+        pingora: &ServerConf,
+        listeners: &[ListenerPlan],
+        access_log: Option<&AccessLog>,
+    ) -> Vec<String> {
         let mut differences = Vec::new();
+        if self.access_log.as_ref() != access_log {
+            differences.push("`access_log`".to_owned());
+        }
         let keys = |conf: &ServerConf| serde_json::to_value(conf).unwrap_or_default();
         if let (serde_json::Value::Object(own), serde_json::Value::Object(others)) = (keys(pingora), keys(&self.pingora)) {
             differences
@@ -102,7 +112,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     }
     let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
-    let boot = BootPlan { pingora: config.pingora, listeners };
+    let boot = BootPlan { pingora: config.pingora, listeners, access_log: config.access_log };
     let upstreams = upstreams.into_values().collect();
     Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
 }

@@ -44,8 +44,6 @@ impl Clients {
     }
 
     fn part(&self, client: Client) -> &Mutex<HashMap<Client, u32>> {
-        // The remainder of a division by PARTS: it fits.
-        #[expect(clippy::cast_possible_truncation, reason = "below PARTS")]
         &self.parts[(self.hasher.hash_one(client) % PARTS as u64) as usize]
     }
 }
@@ -66,8 +64,6 @@ impl Client {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
-            // 64 bits are left of 128: it fits.
-            #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
             IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
         }
     }

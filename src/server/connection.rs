@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::Scheme;
-use crate::proxy::{CONNECTION, Clock, Connection, refusal};
+use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal, refused_unseen};
 use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
@@ -65,7 +65,8 @@ pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
                 };
                 match exchange(conn, head, body, connection, &listener).await {
                     Some(reusable) => conn = reusable,
-                    None => return,
+                    None if clock.is_taken() => return,
+                    None => return refused_unseen(&listener.name, client, &listener.observers),
                 }
             }
             Next::Http2 if listener.http2 && served == 0 => {
@@ -132,7 +133,8 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
 }
 
 async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Option<SocketAddr>) {
-    let answer = refusal(status, reason, &listener.name, client);
+    let refused = Refused { status, reason, listener: &listener.name, client, scheme: Scheme::Http, seen: conn.ahead() };
+    let answer = refusal(&refused, &listener.observers);
     // A client that does not listen is left.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
         conn.say_last(answer).await?;

@@ -15,6 +15,7 @@ use pingora_runtime::current_handle;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::ListenerLimits;
+use crate::observe::Observers;
 use crate::proxy::Proxy;
 use crate::runtime::Store;
 use crate::server::bind::{Bound, BoundSocket, SocketFile};
@@ -34,11 +35,18 @@ pub(super) struct Listeners {
     proxy: Arc<HttpProxy<Proxy>>,
     store: Arc<Store>,
     drain: Arc<Drain>,
+    observers: Arc<Observers>,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: Vec<Bound>, proxy: Arc<HttpProxy<Proxy>>, store: Arc<Store>, drain: Arc<Drain>) -> Self {
-        Self { sockets, proxy, store, drain }
+    pub(super) fn new(
+        sockets: Vec<Bound>,
+        proxy: Arc<HttpProxy<Proxy>>,
+        store: Arc<Store>,
+        drain: Arc<Drain>,
+        observers: Arc<Observers>,
+    ) -> Self {
+        Self { sockets, proxy, store, drain, observers }
     }
 }
 
@@ -66,6 +74,7 @@ impl ServiceWithDependents for Listeners {
                 store: self.store.clone(),
                 drain: self.drain.clone(),
                 shutdown: shutdown.clone(),
+                observers: self.observers.clone(),
             });
             loops.push(current_handle().spawn(listener.accept(socket)));
         }
@@ -97,6 +106,7 @@ pub(super) struct Listener {
     store: Arc<Store>,
     pub(super) drain: Arc<Drain>,
     pub(super) shutdown: ShutdownWatch,
+    pub(super) observers: Arc<Observers>,
 }
 
 enum Socket {

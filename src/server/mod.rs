@@ -9,6 +9,7 @@ mod gate;
 mod head;
 mod http2;
 mod listeners;
+mod logs;
 mod process;
 mod reload;
 mod signals;
@@ -26,11 +27,16 @@ pub(crate) use self::reload::Load;
 
 use self::drain::Drain;
 use self::listeners::Listeners;
+use self::logs::Logs;
 use self::reload::{Configuration, First};
 use self::signals::Signals;
-use crate::config::Report;
+use crate::config::{LogOutput, Report};
+use crate::observe::{AccessLog, Observers, OpenError};
 use crate::proxy::Proxy;
 use crate::runtime::{Compiled, Store};
+
+/// How long the end of the process may wait for what reads its logs.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +50,27 @@ pub(crate) enum StartError {
     /// The user can't be had.
     #[error(transparent)]
     Privileges(#[from] process::PrivilegeError),
+    /// The log can't be written.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
 }
 
 /// Serves until a signal ends the process. Addresses are bound before any thread starts. `load` makes the next configurations.
 ///
 /// # Errors
-/// An address can't be bound, or the process can't become the user that is configured.
+/// An address can't be bound, the process can't become the user that is configured, or a log can't be opened.
 pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), StartError> {
     let Compiled { boot, reload, snapshot, tasks } = compiled;
     process::raise_descriptor_limit();
     process::prepare_pid_file(&boot.pingora)?;
     let sockets = bind::all(&boot.listeners)?;
     process::drop_privileges(&boot.pingora)?;
+    // As the user who will have to open it again when it is rotated.
+    let access_log = boot.access_log.as_ref().map(AccessLog::open).transpose()?.flatten();
+    let observers = Arc::new(Observers { access_log });
+    if boot.pingora.daemon && boot.access_log.as_ref().is_some_and(|log| log.output == LogOutput::Stdout) {
+        log::warn!("access log goes to standard output, which a daemon does not have: give it a file");
+    }
     let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));
     let lame_duck = Duration::from_secs(boot.pingora.grace_period_seconds.unwrap_or(0));
 
@@ -71,14 +86,20 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     // No command line of Pingora's: ours has the same flags.
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, boot.pingora);
     server.bootstrap();
-    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone())));
+    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone(), observers.clone())));
     let drain = Arc::new(Drain::new());
-    let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone()));
+    let listeners = Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers.clone());
+    let listening = server.add_service(listeners);
     let first = First { tasks, reload, files: report.files() };
-    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, store, first);
+    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, boot.access_log, store, first);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
+    let logs = server.add_service(background_service("logs", Logs::new(observers.clone())));
+    listening.add_dependency(&logs);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, proxy }) });
+    if let Some(log) = &observers.access_log {
+        log.finish(LAST_LINES);
+    }
     log::info!("stopped");
     Ok(())
 }

@@ -15,7 +15,7 @@ use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, Report};
+use crate::config::{self, AccessLog, Report};
 use crate::filter::TaskFuture;
 use crate::runtime::{Compiled, ListenerPlan, Snapshot, Store, Upkeep};
 
@@ -31,6 +31,7 @@ pub(super) struct Configuration {
     /// The boot plan in force.
     pingora: Arc<ServerConf>,
     listeners: Vec<ListenerPlan>,
+    access_log: Option<AccessLog>,
     store: Arc<Store>,
     /// What the first snapshot needs started.
     first: Mutex<Option<First>>,
@@ -61,10 +62,11 @@ impl Configuration {
         load: Load,
         pingora: Arc<ServerConf>,
         listeners: Vec<ListenerPlan>,
+        access_log: Option<AccessLog>,
         store: Arc<Store>,
         first: First,
     ) -> Self {
-        Self { load, pingora, listeners, store, first: Mutex::new(Some(first)) }
+        Self { load, pingora, listeners, access_log, store, first: Mutex::new(Some(first)) }
     }
 
     async fn reload(&self, current: &mut Current, cause: &str) {
@@ -80,7 +82,7 @@ impl Configuration {
         let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
         };
-        let differences = boot.differences(&self.pingora, &self.listeners);
+        let differences = boot.differences(&self.pingora, &self.listeners, self.access_log.as_ref());
         if !differences.is_empty() {
             let what = differences.join(", ");
             return log::error!(

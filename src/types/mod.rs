@@ -29,7 +29,7 @@ pub use self::mode::{FileMode, FileModeError};
 pub use self::name::{Name, NameError};
 pub use self::path::{PathError, PathPattern, PathPatternError};
 pub use self::status::{Status, StatusError};
-pub use self::template::{Phase, Piece, Template, TemplateError, Values, Variable};
+pub use self::template::{LogTemplate, LogTemplateError, Phase, Piece, Template, TemplateError, Values, Variable};
 pub use self::word_or::WordOr;
 
 /// `Deserialize` from text, and a JSON Schema that says what text.

@@ -42,6 +42,42 @@ pub enum Variable {
     UpstreamEndpoint,
     /// `response.status`
     ResponseStatus,
+    /// `time`: when the request came, by RFC 3339.
+    Time,
+    /// `listener.name`
+    ListenerName,
+    /// `client.port`
+    ClientPort,
+    /// `request.scheme`: `http` or `https`.
+    RequestScheme,
+    /// `request.protocol`: such as `HTTP/1.1`.
+    RequestProtocol,
+    /// `request.user_agent`: as the client sent it.
+    RequestUserAgent,
+    /// `request.referer`: likewise.
+    RequestReferer,
+    /// `request.bytes`: of the body.
+    RequestBytes,
+    /// `response.bytes`: of the body.
+    ResponseBytes,
+    /// `upstream.tries`: how many endpoints were tried.
+    UpstreamTries,
+    /// `duration`: of the whole exchange, in milliseconds.
+    Duration,
+    /// `timing.routed`: until the filters had run, in milliseconds.
+    TimingRouted,
+    /// `timing.connect`: to connect to the endpoint, in milliseconds, or `reused`.
+    TimingConnect,
+    /// `timing.response`: from there to the head of its response, in milliseconds.
+    TimingResponse,
+    /// `notes`: what filters noted.
+    Notes,
+    /// `reason`: why Ravelin answered itself or broke off, as a constant word.
+    Reason,
+    /// `party`: who is at fault.
+    Party,
+    /// `detail`: more about a failure.
+    Detail,
 }
 
 /// When a value is known.
@@ -53,6 +89,8 @@ pub enum Phase {
     Upstream,
     /// Once there is a response.
     Response,
+    /// Once the exchange is over.
+    End,
 }
 
 /// Text that is no [`Template`].
@@ -69,6 +107,9 @@ pub enum TemplateError {
         /// What would be right.
         hint: String,
     },
+    /// A name of what is known too late for anything but a log.
+    #[error("`{0}` is known once the request is over: only the template of `access_log` can hold it")]
+    TooLate(Variable),
     /// A name for a part of Ravelin that is not there yet.
     #[error("`{0}` is not supported yet")]
     NotYet(String),
@@ -81,7 +122,7 @@ pub trait Values {
 }
 
 impl Variable {
-    /// Every name of the table.
+    /// Every name that has a value before the exchange is over.
     pub const ALL: [Self; 10] = [
         Self::RequestMethod,
         Self::RequestHost,
@@ -93,6 +134,28 @@ impl Variable {
         Self::UpstreamName,
         Self::UpstreamEndpoint,
         Self::ResponseStatus,
+    ];
+
+    /// Those that have one only then: names for [`LogTemplate`] alone.
+    pub const AT_END: [Self; 18] = [
+        Self::Time,
+        Self::ListenerName,
+        Self::ClientPort,
+        Self::RequestScheme,
+        Self::RequestProtocol,
+        Self::RequestUserAgent,
+        Self::RequestReferer,
+        Self::RequestBytes,
+        Self::ResponseBytes,
+        Self::UpstreamTries,
+        Self::Duration,
+        Self::TimingRouted,
+        Self::TimingConnect,
+        Self::TimingResponse,
+        Self::Notes,
+        Self::Reason,
+        Self::Party,
+        Self::Detail,
     ];
 
     /// As it is written.
@@ -109,6 +172,24 @@ impl Variable {
             Self::UpstreamName => "upstream.name",
             Self::UpstreamEndpoint => "upstream.endpoint",
             Self::ResponseStatus => "response.status",
+            Self::Time => "time",
+            Self::ListenerName => "listener.name",
+            Self::ClientPort => "client.port",
+            Self::RequestScheme => "request.scheme",
+            Self::RequestProtocol => "request.protocol",
+            Self::RequestUserAgent => "request.user_agent",
+            Self::RequestReferer => "request.referer",
+            Self::RequestBytes => "request.bytes",
+            Self::ResponseBytes => "response.bytes",
+            Self::UpstreamTries => "upstream.tries",
+            Self::Duration => "duration",
+            Self::TimingRouted => "timing.routed",
+            Self::TimingConnect => "timing.connect",
+            Self::TimingResponse => "timing.response",
+            Self::Notes => "notes",
+            Self::Reason => "reason",
+            Self::Party => "party",
+            Self::Detail => "detail",
         }
     }
 
@@ -118,37 +199,60 @@ impl Variable {
         match self {
             Self::UpstreamName | Self::UpstreamEndpoint => Phase::Upstream,
             Self::ResponseStatus => Phase::Response,
+            _ if Self::AT_END.contains(&self) => Phase::End,
             _ => Phase::Request,
         }
+    }
+
+    /// Reads a name; `among` are those that have a value where it stands.
+    fn read(name: &str, among: &[&[Self]]) -> Result<Self, TemplateError> {
+        let known = || among.iter().copied().flatten().copied();
+        if let Some(variable) = known().find(|variable| variable.as_str() == name) {
+            return Ok(variable);
+        }
+        if let Some(variable) = Self::AT_END.into_iter().find(|variable| variable.as_str() == name) {
+            return Err(TemplateError::TooLate(variable));
+        }
+        if NOT_YET.iter().any(|prefix| name.starts_with(prefix)) {
+            return Err(TemplateError::NotYet(name.to_owned()));
+        }
+        let similarity = |variable: &Self| strsim::jaro_winkler(name, variable.as_str());
+        let near = known().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let hint = match near.filter(|near| similarity(near) > 0.8) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", known().map(Self::as_str).collect::<Vec<_>>().join(", ")),
+        };
+        Err(TemplateError::Unknown { name: name.to_owned(), hint })
+    }
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
 /// Names of the reference that come with TLS.
 const NOT_YET: [&str; 2] = ["tls.", "client.cert."];
 
-impl FromStr for Variable {
-    type Err = TemplateError;
-
-    fn from_str(name: &str) -> Result<Self, TemplateError> {
-        if let Some(variable) = Self::ALL.into_iter().find(|variable| variable.as_str() == name) {
-            return Ok(variable);
-        }
-        if NOT_YET.iter().any(|prefix| name.starts_with(prefix)) {
-            return Err(TemplateError::NotYet(name.to_owned()));
-        }
-        let near = Self::ALL.iter().map(|variable| variable.as_str()).max_by(|a, b| {
-            let similarity = |other: &str| strsim::jaro_winkler(name, other);
-            similarity(a).total_cmp(&similarity(b))
-        });
-        let hint = match near {
-            Some(near) if strsim::jaro_winkler(name, near) > 0.8 => format!("did you mean `{near}`?"),
-            _ => format!("there are {}", Self::ALL.map(Self::as_str).join(", ")),
-        };
-        Err(TemplateError::Unknown { name: name.to_owned(), hint })
-    }
-}
-
 impl Template {
+    fn read(text: &str, names: &[&[Variable]]) -> Result<Self, TemplateError> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (name, after) = after.split_once("}}").ok_or(TemplateError::Unclosed)?;
+            if !before.is_empty() {
+                pieces.push(Piece::Text(before.into()));
+            }
+            pieces.push(Piece::Variable(Variable::read(name.trim(), names)?));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            pieces.push(Piece::Text(rest.into()));
+        }
+        Ok(Self { text: text.into(), pieces: pieces.into() })
+    }
+
     /// Its parts, in order.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
@@ -194,20 +298,7 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let mut pieces = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("{{") {
-            let (name, after) = after.split_once("}}").ok_or(TemplateError::Unclosed)?;
-            if !before.is_empty() {
-                pieces.push(Piece::Text(before.into()));
-            }
-            pieces.push(Piece::Variable(name.trim().parse()?));
-            rest = after;
-        }
-        if !rest.is_empty() {
-            pieces.push(Piece::Text(rest.into()));
-        }
-        Ok(Self { text: text.into(), pieces: pieces.into() })
+        Self::read(text, &[&Variable::ALL])
     }
 }
 
@@ -218,6 +309,55 @@ impl fmt::Display for Template {
 }
 
 super::from_text!(Template, "Template", "text that may hold {{ request.path }} and other names");
+
+/// A [`Template`] for what is written once a request is over: every name has a value there. Never empty, and one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogTemplate(Template);
+
+/// Text that is no [`LogTemplate`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogTemplateError {
+    /// A name is wrong.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Nothing would be written.
+    #[error("the template is empty: write what a line should hold, such as `{{{{ client.ip }}}} {{{{ response.status }}}}`")]
+    Empty,
+    /// A line would be several.
+    #[error("a line of a log cannot hold a line break or another control character: write the template on one line")]
+    Control,
+}
+
+impl LogTemplate {
+    /// The template in it.
+    #[must_use]
+    pub fn template(&self) -> &Template {
+        &self.0
+    }
+}
+
+impl FromStr for LogTemplate {
+    type Err = LogTemplateError;
+
+    fn from_str(text: &str) -> Result<Self, LogTemplateError> {
+        let template = Template::read(text, &[&Variable::ALL, &Variable::AT_END])?;
+        if template.pieces.is_empty() {
+            return Err(LogTemplateError::Empty);
+        }
+        if text.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(LogTemplateError::Control);
+        }
+        Ok(Self(template))
+    }
+}
+
+impl fmt::Display for LogTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+super::from_text!(LogTemplate, "LogTemplate", "text that may hold {{ client.ip }}, {{ duration }} and other names");
 
 #[cfg(test)]
 mod tests {
@@ -246,8 +386,29 @@ mod tests {
     #[test]
     fn every_name_is_read_as_it_is_written() {
         for variable in Variable::ALL {
-            assert_eq!(variable.as_str().parse(), Ok(variable));
+            let text = format!("{{{{ {variable} }}}}");
+            assert_eq!(*text.parse::<Template>().unwrap().pieces(), [Piece::Variable(variable)]);
+            assert!(text.parse::<LogTemplate>().is_ok() && variable.needs() < Phase::End);
         }
+    }
+
+    #[test]
+    fn what_is_known_at_the_end_is_for_logs_alone() {
+        for variable in Variable::AT_END {
+            let text = format!("{{{{ {variable} }}}}");
+            assert_eq!(text.parse::<Template>(), Err(TemplateError::TooLate(variable)));
+            assert_eq!(*text.parse::<LogTemplate>().unwrap().template().pieces(), [Piece::Variable(variable)]);
+            assert_eq!(variable.needs(), Phase::End);
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_log_is_one_line_of_something() {
+        let error = |text: &str| text.parse::<LogTemplate>().unwrap_err().to_string();
+        assert!(error("").contains("empty"));
+        assert!(error("a\nb").contains("line break"));
+        assert!(error("{{ dration }}").contains("did you mean `duration`?"));
+        assert!("a\t{{ time }}".parse::<LogTemplate>().is_ok());
     }
 
     #[test]

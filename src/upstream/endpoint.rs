@@ -11,6 +11,7 @@ use crate::types::{Duration, Limit};
 /// An address that serves an upstream's requests.
 pub struct Endpoint {
     address: SocketAddr,
+    text: Box<str>,
     host: Box<str>,
     peer: HttpPeer,
 }
@@ -48,13 +49,19 @@ impl Endpoint {
         };
         peer.options.write_timeout = limit(&timeouts.write);
         peer.options.idle_timeout = limit(&timeouts.idle);
-        Self { address, host: host.into(), peer }
+        Self { text: address.to_string().into(), address, host: host.into(), peer }
     }
 
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> &SocketAddr {
         &self.address
+    }
+
+    /// Its address in words.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// What it is called in the configuration, with the port.

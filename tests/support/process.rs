@@ -25,13 +25,14 @@ pub(crate) struct Launch {
     directory: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
+    stdout: Option<Stdio>,
 }
 
 impl Launch {
     /// `ravelin run -c ravelin.yaml` in `directory`.
     pub(crate) fn new(directory: &Path) -> Self {
         let arguments = ["run", "-c", "ravelin.yaml"].map(OsString::from).to_vec();
-        Self { directory: directory.to_owned(), arguments, environment: Vec::new() }
+        Self { directory: directory.to_owned(), arguments, environment: Vec::new(), stdout: None }
     }
 
     pub(crate) fn arguments<I: IntoIterator<Item: Into<OsString>>>(mut self, arguments: I) -> Self {
@@ -44,12 +45,18 @@ impl Launch {
         self
     }
 
+    /// Where its standard output goes. Without it, all of it is read: see [`Ravelin::stdout`].
+    pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = Some(stdout.into());
+        self
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn spawn(self) -> io::Result<Ravelin> {
         let mut command = Command::new(PROGRAM.get().map_or(Path::new(env!("CARGO_BIN_EXE_ravelin")), PathBuf::as_path));
         command.args(&self.arguments).current_dir(&self.directory).env_remove("RUST_LOG");
         command.envs(self.environment);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(self.stdout.unwrap_or_else(Stdio::piped)).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let (log, stdout) = (Log::default(), Log::default());
         let readers = [child.stderr.take().map(|pipe| log.follow(pipe)), child.stdout.take().map(|pipe| stdout.follow(pipe))];

@@ -157,6 +157,8 @@ pub(crate) enum What {
         checks: Vec<Check>,
     },
     Log(Check),
+    /// A file that Ravelin writes, and what is to be in it.
+    Read(String, Check),
     WaitUntil {
         status: u16,
         from: Option<String>,

@@ -141,6 +141,7 @@ fn take(stage: &mut Stage<'_>, step: &Step) -> Taken {
         },
         What::Exits { code, checks } => exits(stage, step.line, *code, checks),
         What::Log(check) => output(stage, check, true),
+        What::Read(file, check) => read(stage, file, check),
         What::WaitUntil { status, from, via, message } => exchange::wait_until(stage, *status, from.as_deref(), via, message),
         What::Write { file, text } => {
             stage.write(file, text)?;
@@ -164,6 +165,33 @@ fn exits(stage: &mut Stage<'_>, line: usize, code: Option<i32>, checks: &[Check]
         problems.extend(output(stage, check, false)?);
     }
     Ok(problems)
+}
+
+/// Checks a file, until what is to be there is.
+fn read(stage: &mut Stage<'_>, file: &str, check: &Check) -> Taken {
+    let path = stage.directory.path().join(file);
+    loop {
+        let text = std::fs::read(&path).unwrap_or_default();
+        let lines = || text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let met = match &check.expects {
+            Expects::OutputContains(_, expected) => find(&text, &expected.bytes(&stage.variables)?).is_some(),
+            Expects::OutputLacks(_, unwanted) => find(&text, &unwanted.bytes(&stage.variables)?).is_none(),
+            Expects::OutputMatches(_, expression) => {
+                expression.compile(&stage.variables)?;
+                lines().any(|line| expression.matches(line, &mut stage.variables) == Ok(true))
+            }
+            _ => true,
+        };
+        if met {
+            return Ok(vec![]);
+        }
+        if stage.deadline.passed() {
+            let came = format!("{file} holds {}", String::from_utf8_lossy(&text));
+            return Ok(vec![Problem::new(check.line, check.written.as_str(), came)]);
+        }
+        // Nobody tells of a file that grows.
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Checks what the process wrote; `wait`: what is to be there may come until the deadline.

@@ -59,6 +59,14 @@ pub(super) fn step(block: &Block<'_>, known: &Known) -> Result<Step, Mistake> {
             let written = block.head.strip_prefix("log ").unwrap_or_default();
             What::Log(checks::output(block.line, block.head, written, super::model::Output::Log, known)?)
         }
+        "stdout" => {
+            let written = block.head.strip_prefix("stdout ").unwrap_or_default();
+            What::Log(checks::output(block.line, block.head, written, super::model::Output::Stdout, known)?)
+        }
+        "read" => {
+            let (file, written) = block.head.strip_prefix("read ").and_then(|rest| rest.split_once(' ')).unwrap_or_default();
+            What::Read(file.to_owned(), checks::output(block.line, block.head, written, super::model::Output::Stdout, known)?)
+        }
         "wait" => wait(block, rest, known)?,
         "write" => match rest {
             [file] => What::Write { file: (*file).to_owned(), text: literal(&block.body, known)? },
@@ -70,7 +78,7 @@ pub(super) fn step(block: &Block<'_>, known: &Known) -> Result<Step, Mistake> {
                 format!(
                     "`{}` is no section (covers: needs: args: config file env origin answer script) and no step (request \
                      send response receive close half-close reset closed aborted origin spread order forget stop start release \
-                     signal exits log wait write)",
+                     signal exits log stdout wait read write)",
                     block.head
                 ),
             );

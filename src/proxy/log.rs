@@ -1,0 +1,229 @@
+//! The end of a request: the record of it, made here and nowhere else, and one line of process log where it failed.
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use http::Version;
+use pingora_proxy::Session;
+
+use crate::filter::{Error, Party, RequestId, Scheme};
+use crate::observe::{Event, Failure, Observers, Timing};
+use crate::proxy::Ctx;
+use crate::proxy::failure::missed;
+
+/// A request that never got as far as a session.
+pub(crate) struct Refused<'a> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) listener: &'a str,
+    pub(crate) client: Option<SocketAddr>,
+    pub(crate) scheme: Scheme,
+    /// What the client has sent of it.
+    pub(crate) seen: &'a [u8],
+}
+
+/// The request is over.
+pub(super) fn finish(session: &Session, ctx: &mut Ctx) {
+    // What was written is the truth, whatever was meant; an informational head is no answer.
+    let written = session.response_written().map(|head| head.status.as_u16()).filter(|status| *status == 101 || *status >= 200);
+    ctx.exchange.status = written;
+    let downstream = session.as_downstream();
+    (ctx.received, ctx.sent) = (downstream.body_bytes_read() as u64, downstream.body_bytes_sent() as u64);
+    close(ctx);
+}
+
+/// An exchange that was dropped where it stood: its time was up on a connection that others share, or the process stopped.
+impl Drop for Ctx {
+    fn drop(&mut self) {
+        if !self.finished {
+            let cut = || Error::new(503, Party::Us, "cut_off").with_message("the exchange was dropped");
+            let failure = self.connection.clock.expired().map_or_else(cut, missed);
+            self.fail(failure);
+            close(self);
+        }
+    }
+}
+
+fn close(ctx: &mut Ctx) {
+    ctx.finished = true;
+    ctx.connection.clock.clear_step();
+    if let Some(failure) = &ctx.exchange.failure {
+        report(ctx, failure);
+    }
+    if let Some(route) = &ctx.route {
+        route.chain.log(&mut ctx.run, &ctx.exchange);
+    }
+    ctx.observers.record(&event(ctx));
+}
+
+fn event(ctx: &Ctx) -> Event<'_> {
+    let exchange = &ctx.exchange;
+    let duration = exchange.started.elapsed();
+    let now = SystemTime::now();
+    Event {
+        id: exchange.id.bits(),
+        time: now.checked_sub(duration).unwrap_or(now),
+        client: exchange.client.address,
+        listener: &ctx.connection.listener,
+        scheme: exchange.scheme.as_str(),
+        protocol: protocol(ctx.version),
+        method: exchange.target.method().as_str(),
+        host: exchange.target.host(),
+        path: exchange.target.path(),
+        query: exchange.target.query(),
+        user_agent: ctx.user_agent.as_ref().map(http::HeaderValue::as_bytes),
+        referer: ctx.referer.as_ref().map(http::HeaderValue::as_bytes),
+        status: exchange.status,
+        received: ctx.received,
+        sent: ctx.sent,
+        duration: Some(duration),
+        timing: ctx.timing,
+        route: exchange.route.as_deref(),
+        upstream: exchange.upstream.as_ref().map(|upstream| upstream.name()),
+        endpoint: exchange.endpoint.as_ref().map(|endpoint| endpoint.as_str()),
+        tries: exchange.tries,
+        notes: &exchange.notes,
+        failure: exchange.failure.as_ref().map(|failure| Failure {
+            party: failure.party().as_str(),
+            reason: failure.reason(),
+            message: failure.message(),
+        }),
+        own_answer: ctx.own_answer,
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_11 => "HTTP/1.1",
+        _ => "HTTP/1.0",
+    }
+}
+
+fn report(ctx: &Ctx, failure: &Error) {
+    let level = match failure.party() {
+        Party::Client => log::Level::Info,
+        Party::Upstream | Party::Operator => log::Level::Warn,
+        Party::Us => log::Level::Error,
+    };
+    let exchange = &ctx.exchange;
+    let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    log::log!(
+        level,
+        "request failed party={} reason={} status={} id={} client={} listener={} method={} host={:?} path={:?} route={} upstream={} endpoint={} tries={} filter={} detail={:?}",
+        failure.party().as_str(),
+        failure.reason(),
+        text(exchange.status.map(|status| status.to_string())),
+        exchange.id,
+        text(exchange.client.ip().map(|ip| ip.to_string())),
+        ctx.connection.listener,
+        exchange.target.method(),
+        exchange.target.host(),
+        exchange.target.path(),
+        exchange.route.as_deref().unwrap_or("-"),
+        exchange.upstream.as_ref().map_or("-", |upstream| upstream.name()),
+        exchange.endpoint.as_ref().map_or("-", |endpoint| endpoint.as_str()),
+        exchange.tries,
+        failure.filter().unwrap_or("-"),
+        failure.message(),
+    );
+}
+
+/// Pingora refused a request, with an answer that is no more than a head: two `Host` fields, say.
+pub(crate) fn refused_unseen(listener: &str, client: Option<SocketAddr>, observers: &Observers) {
+    let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme: Scheme::Http, seen: b"" };
+    refused(&refusal, RequestId::mint(), 0, observers);
+}
+
+/// A request was refused, with an answer of this many bytes.
+pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observers: &Observers) {
+    let Refused { status, reason, listener, client, scheme, seen } = *refused;
+    let shown = client.map_or_else(|| "-".to_owned(), |client| client.ip().to_canonical().to_string());
+    log::info!("request refused party=client reason={reason} status={status} id={id} client={shown} listener={listener}");
+    let line = RequestLine::read(seen);
+    let target = String::from_utf8_lossy(line.target);
+    let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+    observers.record(&Event {
+        id: id.bits(),
+        time: SystemTime::now(),
+        client,
+        listener,
+        scheme: scheme.as_str(),
+        protocol: line.protocol,
+        method: line.method,
+        host: "",
+        path,
+        query,
+        user_agent: None,
+        referer: None,
+        status: Some(status),
+        received: 0,
+        sent: sent as u64,
+        duration: None,
+        timing: Timing::default(),
+        route: None,
+        upstream: None,
+        endpoint: None,
+        tries: 0,
+        notes: &[],
+        failure: Some(Failure { party: Party::Client.as_str(), reason, message: "" }),
+        own_answer: None,
+    });
+}
+
+/// What can be told of a request line that may be cut off, or none at all.
+#[derive(Debug, PartialEq, Eq)]
+struct RequestLine<'a> {
+    method: &'a str,
+    target: &'a [u8],
+    protocol: &'static str,
+}
+
+impl<'a> RequestLine<'a> {
+    /// A record is no place for a client's thousands of bytes.
+    const TARGET_MAX: usize = 1024;
+
+    fn read(seen: &'a [u8]) -> Self {
+        let line = seen.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        let whole = line.len() < seen.len();
+        let mut words = line.splitn(3, |byte| *byte == b' ');
+        let method = words.next().filter(|word| word.len() < line.len() && word.len() <= 32);
+        let method = method.and_then(|word| std::str::from_utf8(word).ok());
+        let method = method.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-'));
+        // Without a method it is no request: nothing else in it means anything.
+        let Some(method) = method else { return Self { method: "", target: b"", protocol: "" } };
+        let target = words.next().unwrap_or_default();
+        let protocol = match words.next().filter(|_| whole) {
+            Some(b"HTTP/1.1") => "HTTP/1.1",
+            Some(b"HTTP/1.0") => "HTTP/1.0",
+            _ => "",
+        };
+        Self { method, target: &target[..target.len().min(Self::TARGET_MAX)], protocol }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_line_is_told_as_far_as_it_came() {
+        let read = |seen: &'static [u8]| {
+            let line = RequestLine::read(seen);
+            (line.method, line.target, line.protocol)
+        };
+        assert_eq!(read(b"GET /x?y HTTP/1.1\r\nhost: a"), ("GET", &b"/x?y"[..], "HTTP/1.1"));
+        assert_eq!(read(b"GET /x HTTP/1.1"), ("GET", &b"/x"[..], ""));
+        assert_eq!(read(b"GET /x"), ("GET", &b"/x"[..], ""));
+        assert_eq!(read(b"GET"), ("", &b""[..], ""));
+        assert_eq!(read(b"\x16\x03\x01 \xff"), ("", &b""[..], ""));
+        assert_eq!(read(b""), ("", &b""[..], ""));
+        assert_eq!(read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), ("PRI", &b"*"[..], ""));
+    }
+
+    #[test]
+    fn a_long_target_is_cut() {
+        let seen = [b"GET /".as_slice(), &[b'a'; 9000]].concat();
+        assert_eq!(RequestLine::read(&seen).target.len(), RequestLine::TARGET_MAX);
+    }
+}

@@ -155,9 +155,7 @@ impl Current {
         if now == self.stamps {
             return false;
         }
-        let settled =
-            now.values().all(|stamp| stamp.is_some_and(|(modified, _)| modified.elapsed().is_ok_and(|age| age >= WATCH / 2)));
-        settled
+        now.values().all(|stamp| stamp.is_some_and(|(modified, _)| modified.elapsed().is_ok_and(|age| age >= WATCH / 2)))
     }
 }
 

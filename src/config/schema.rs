@@ -126,12 +126,19 @@ mod tests {
     fn sections_and_pingoras_keys_and_nothing_else() {
         let schema = schema(&One);
         let properties = schema["properties"].as_object().unwrap();
-        for key in
-            pingora::keys().into_iter().chain(["include", "listeners", "upstreams", "routes", "chains", "defaults", "reload"])
-        {
+        for key in pingora::keys().into_iter().chain([
+            "include",
+            "listeners",
+            "upstreams",
+            "routes",
+            "chains",
+            "defaults",
+            "reload",
+            "admin",
+        ]) {
             assert!(properties.contains_key(key), "{key}");
         }
-        assert_eq!(properties.len(), pingora::keys().len() + 7);
+        assert_eq!(properties.len(), pingora::keys().len() + 8);
         assert_eq!(schema["additionalProperties"], json!(false));
     }
 

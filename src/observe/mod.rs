@@ -2,8 +2,12 @@
 
 #[expect(dead_code, reason = "its readers come next")]
 mod event;
+mod metrics;
 
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
+pub(crate) use self::metrics::{
+    CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, RouteMeter, Text, UpstreamMeter, metrics,
+};
 
 /// All that are shown the requests of this process.
 #[derive(Default)]

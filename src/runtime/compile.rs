@@ -9,6 +9,7 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{self, Config, Diagnostic, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
+use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, Redirect, Respond, Snapshot};
@@ -94,6 +95,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             chain: Chain::new(slots),
             timeout: route.timeout.get().map(Duration::get),
             action,
+            meter: metrics().route(name.value.as_str()),
         });
     }
     let tasks = chains.tasks;

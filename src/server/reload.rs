@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Report};
 use crate::filter::TaskFuture;
+use crate::observe::metrics;
 use crate::runtime::{Compiled, ListenerPlan, Snapshot, Store, Upkeep};
 
 /// Reads and compiles the configuration, given the snapshot in force.
@@ -73,15 +74,20 @@ impl Configuration {
         // Reading and compiling takes its time: not on a thread that has other work.
         let (compiled, report) = match tokio::task::spawn_blocking(move || load(Some(&snapshot))).await {
             Ok(loaded) => loaded,
-            Err(error) => return log::error!("reload failed, nothing has changed cause={cause} error={error}"),
+            Err(error) => {
+                metrics().reload_failed();
+                return log::error!("reload failed, nothing has changed cause={cause} error={error}");
+            }
         };
         current.files = report.files();
         current.stamps = stamps(&current.files);
         let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
+            metrics().reload_failed();
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
         };
         let differences = boot.differences(&self.pingora, &self.listeners);
         if !differences.is_empty() {
+            metrics().reload_failed();
             let what = differences.join(", ");
             return log::error!(
                 "reload refused, nothing has changed cause={cause} reason=\"needs a new process: `ravelin run -u`\" changed={what:?}"
@@ -93,6 +99,7 @@ impl Configuration {
         current.upkeep.follow(&snapshot, tasks);
         current.reload = reload;
         current.generation += 1;
+        metrics().reloaded();
         if report.warnings() > 0 {
             log::warn!("configuration has warnings\n{report}");
         }

@@ -13,13 +13,22 @@ use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, Redirect, Respond, Snapshot};
-use crate::types::{Duration, FileMode, ListenAddress, Status};
+use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
 /// What is fixed for the life of the process: a change needs a new one.
 pub(crate) struct BootPlan {
     pub(crate) pingora: ServerConf,
     pub(crate) listeners: Vec<ListenerPlan>,
+    pub(crate) admin: Option<AdminPlan>,
+}
+
+/// Where the process is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminPlan {
+    pub(crate) address: ListenAddress,
+    /// `None`: only this machine can connect.
+    pub(crate) token: Option<Secret>,
 }
 
 /// One listener.
@@ -33,7 +42,7 @@ pub(crate) struct ListenerPlan {
 
 impl BootPlan {
     /// What of this plan is otherwise than in the one in force, in the words of the file.
-    pub(crate) fn differences(&self, pingora: &ServerConf, listeners: &[ListenerPlan]) -> Vec<String> {
+    pub(crate) fn differences(&self, pingora: &ServerConf, listeners: &[ListenerPlan], admin: Option<&AdminPlan>) -> Vec<String> {
         let mut differences = Vec::new();
         let keys = |conf: &ServerConf| serde_json::to_value(conf).unwrap_or_default();
         if let (serde_json::Value::Object(own), serde_json::Value::Object(others)) = (keys(pingora), keys(&self.pingora)) {
@@ -55,6 +64,9 @@ impl BootPlan {
         }
         if differences.is_empty() && self.listeners != listeners {
             differences.push("the order of the listeners".to_owned());
+        }
+        if self.admin.as_ref() != admin {
+            differences.push("`admin`".to_owned());
         }
         differences
     }
@@ -104,7 +116,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     }
     let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
-    let boot = BootPlan { pingora: config.pingora, listeners };
+    let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
+    let boot = BootPlan { pingora: config.pingora, listeners, admin };
     let upstreams = upstreams.into_values().collect();
     Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
 }

@@ -79,6 +79,7 @@ impl ServiceWithDependents for Listeners {
             });
             loops.push(current_handle().spawn(listener.accept(socket)));
         }
+        self.drain.listening();
         ready.notify_ready();
         for accepting in loops {
             // A loop ends when the process stops.

@@ -22,12 +22,14 @@ use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
 
+pub(crate) use self::bind::{BoundSocket, SocketFile};
+pub(crate) use self::drain::Drain;
 pub(crate) use self::reload::Load;
 
-use self::drain::Drain;
 use self::listeners::Listeners;
 use self::reload::{Configuration, First};
 use self::signals::Signals;
+use crate::admin::{Admin, Api};
 use crate::config::Report;
 use crate::observe::Observers;
 use crate::proxy::Proxy;
@@ -52,6 +54,8 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     let Compiled { boot, reload, snapshot, tasks } = compiled;
     process::raise_descriptor_limit();
     let sockets = bind::all(&boot.listeners)?;
+    let admin =
+        boot.admin.as_ref().map(|plan| Ok::<_, StartError>((bind::admin(&plan.address)?, plan.token.clone()))).transpose()?;
     process::drop_privileges(&boot.pingora)?;
     let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));
     let lame_duck = Duration::from_secs(boot.pingora.grace_period_seconds.unwrap_or(0));
@@ -72,8 +76,13 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone(), observers.clone())));
     let drain = Arc::new(Drain::new());
     let listening = server.add_service(Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers));
+    if let Some((socket, token)) = admin {
+        // It is there before the first connection, and says that none is taken yet.
+        let admin = server.add_service(Admin::new(socket, Api::new(token, drain.clone(), store.clone())));
+        listening.add_dependency(&admin);
+    }
     let first = First { tasks, reload, files: report.files() };
-    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, store, first);
+    let configuration = Configuration::new(load, server.configuration.clone(), (boot.listeners, boot.admin), store, first);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, proxy }) });

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{self, Report};
 use crate::filter::TaskFuture;
 use crate::observe::metrics;
-use crate::runtime::{Compiled, ListenerPlan, Snapshot, Store, Upkeep};
+use crate::runtime::{AdminPlan, Compiled, ListenerPlan, Snapshot, Store, Upkeep};
 
 /// Reads and compiles the configuration, given the snapshot in force.
 pub(crate) type Load = Arc<dyn Fn(Option<&Snapshot>) -> (Option<Compiled>, Report) + Send + Sync>;
@@ -32,6 +32,7 @@ pub(super) struct Configuration {
     /// The boot plan in force.
     pingora: Arc<ServerConf>,
     listeners: Vec<ListenerPlan>,
+    admin: Option<AdminPlan>,
     store: Arc<Store>,
     /// What the first snapshot needs started.
     first: Mutex<Option<First>>,
@@ -61,11 +62,11 @@ impl Configuration {
     pub(super) fn new(
         load: Load,
         pingora: Arc<ServerConf>,
-        listeners: Vec<ListenerPlan>,
+        (listeners, admin): (Vec<ListenerPlan>, Option<AdminPlan>),
         store: Arc<Store>,
         first: First,
     ) -> Self {
-        Self { load, pingora, listeners, store, first: Mutex::new(Some(first)) }
+        Self { load, pingora, listeners, admin, store, first: Mutex::new(Some(first)) }
     }
 
     async fn reload(&self, current: &mut Current, cause: &str) {
@@ -85,7 +86,7 @@ impl Configuration {
             metrics().reload_failed();
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
         };
-        let differences = boot.differences(&self.pingora, &self.listeners);
+        let differences = boot.differences(&self.pingora, &self.listeners, self.admin.as_ref());
         if !differences.is_empty() {
             metrics().reload_failed();
             let what = differences.join(", ");

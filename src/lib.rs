@@ -45,6 +45,7 @@ pub mod filters;
 pub mod types;
 pub mod upstream;
 
+mod admin;
 mod cli;
 mod observe;
 mod proxy;

@@ -144,7 +144,7 @@ cases! {
     file_without_routes: LISTENERS;
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
-    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\ntracing: {}\nadmin: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
     access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
     access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");
     access_log_template_on_two_lines: with("access_log:\n  format: {template: \"a\\nb\"}\n");
@@ -171,6 +171,15 @@ cases! {
     listener_mode_without_a_socket: "listeners: {http: {address: 127.0.0.1:80, mode: \"0660\"}}\n".to_owned() + ROUTES;
     listener_bad_mode: "listeners: {http: {address: unix:/run/a.sock, mode: rw}}\n".to_owned() + ROUTES;
     listener_http2_is_a_word: "listeners: {http: {address: 127.0.0.1:80, http2: yes}}\n".to_owned() + ROUTES;
+    admin_without_address: with("admin: {}\n");
+    admin_without_token: with("admin: {address: 0.0.0.0:9901}\n");
+    admin_without_token_on_ipv6: with("admin: {address: \"[::]:9901\"}\n");
+    admin_token_of_nothing: with("admin:\n  address: 127.0.0.1:9901\n  token:\n");
+    admin_token_empty: with("admin: {address: 127.0.0.1:9901, token: \"${NOTHING:-}\"}\n");
+    admin_token_with_spaces: with("admin: {address: 127.0.0.1:9901, token: hunter 2}\n");
+    admin_address_of_a_listener: with("admin: {address: 127.0.0.1:8080}\n");
+    admin_not_yet: with("admin: {address: 127.0.0.1:9901, explain_token: hunter2}\n");
+    admin_unknown_key: with("admin: {address: 127.0.0.1:9901, tokn: hunter2}\n");
     listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    redirect_to_https: true\n    http3: true\n    tls: {}\n    proxy_protocol: {}\n    trust_forwarded: {}\n    underscores: drop\n    limits: {}\n".to_owned() + ROUTES;
     listener_is_a_word: "listeners: {http: 127.0.0.1:80}\n".to_owned() + ROUTES;
     listener_typo_of_a_required_key: "listeners: {http: {adress: 127.0.0.1:80}}\n".to_owned() + ROUTES;

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 9] = [
     &["filters"],
     &["runtime"],
     &["proxy"],
-    &["server"],
+    &["server", "admin"],
     &["cli"],
 ];
 

@@ -10,7 +10,7 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::section::{RawFilter, Section};
 use crate::config::span::Spanned;
 use crate::config::tree::{Entry, NodeId, Tree};
-use crate::config::{AccessLog, Limits, Listener, Upstream, pingora, route};
+use crate::config::{AccessLog, Admin, Limits, Listener, Upstream, pingora, route};
 use crate::types::Name;
 
 /// A configuration file of Ravelin. Beside these sections it holds Pingora's own keys, such as `threads`.
@@ -33,6 +33,8 @@ pub(crate) struct File {
     pub(crate) reload: Reload,
     /// What is written of each request.
     pub(crate) access_log: Option<AccessLog>,
+    /// Where the process is watched. Default: nowhere.
+    pub(crate) admin: Option<Admin>,
 }
 
 /// Filters, in the order in which they see the request.

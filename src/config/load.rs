@@ -12,7 +12,7 @@ use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
 use crate::config::tree::{Entry, Kind, NodeId, Tree};
-use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, not_yet, suggest, yaml};
+use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, suggest, yaml};
 
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
@@ -109,7 +109,11 @@ impl Loader<'_> {
     fn document(&mut self, path: &Path, text: &str) -> Option<NodeId> {
         let file = self.report.add_source(path.display().to_string(), text);
         let from = self.tree.len();
-        let root = yaml::parse(&mut self.tree, &mut self.report, file)?;
+        let Some(root) = yaml::parse(&mut self.tree, &mut self.report, file) else {
+            conceal::secrets_of_text(file, text, &mut self.report);
+            return None;
+        };
+        conceal::secrets(&self.tree, from, root, &mut self.report);
         env::expand(&mut self.tree, from, self.environment, &mut self.report);
         if !matches!(self.tree.node(root).kind, Kind::Map(_)) {
             let message = "a configuration file is a map of sections";
@@ -221,7 +225,8 @@ fn misplaced(entry: &Entry) -> Diagnostic {
     if not_yet::key("IncludedFile", key) {
         return not_yet::unsupported(span, key);
     }
-    if pingora::keys().contains(&key) || ["defaults", "reload", "access_log"].contains(&key) || not_yet::key("File", key) {
+    if pingora::keys().contains(&key) || ["access_log", "admin", "defaults", "reload"].contains(&key) || not_yet::key("File", key)
+    {
         let hint = format!("an included file holds {}", suggest::listed(&SHARED_SECTIONS));
         return Diagnostic::error(span, format!("`{key}` can only stand in the main file")).hint(hint);
     }

@@ -8,8 +8,10 @@
 //! On the way: `yaml` reads a file into a `tree` whose nodes know their places, `env` expands variables in it, `load` joins the
 //! files that are included, `de` decodes the tree by serde and collects mistakes, `resolve` finds the meaning.
 
+mod admin;
 mod bounds;
 mod catalog;
+mod conceal;
 mod de;
 mod env;
 mod file;
@@ -40,6 +42,7 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::types::{Duration, Limit, Name};
 
+pub use admin::Admin;
 pub use catalog::{Body, Catalog};
 pub use env::Environment;
 pub use file::Reload;
@@ -78,6 +81,8 @@ pub struct Config {
     pub reload: Reload,
     /// `None`: no access log is written.
     pub access_log: Option<AccessLog>,
+    /// Where the process is watched.
+    pub admin: Option<Admin>,
 }
 
 /// An entry of a section, with the name that it was given.

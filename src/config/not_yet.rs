@@ -8,8 +8,9 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["overload", "hardening", "errors", "tracing", "admin", "tests"]),
+    ("File", &["overload", "hardening", "errors", "tracing", "tests"]),
     ("IncludedFile", &["tests"]),
+    ("Admin", &["explain_token"]),
     (
         "Limits",
         &["body_timeout", "min_body_rate", "tls_handshake_timeout", "body_size", "handshakes_per_client", "concurrent_streams"],

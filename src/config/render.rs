@@ -43,7 +43,8 @@ impl Renderer<'_> {
         self.headline(out, diagnostic.span, word, paint, &diagnostic.message);
         self.snippet(out, diagnostic.span, paint, diagnostic.label.as_deref());
         if let Some(hint) = &diagnostic.hint {
-            let _ = writeln!(out, "  {} {}: {}", self.paint(Paint::Frame, "="), self.paint(Paint::Bold, "hint"), clean(hint));
+            let hint = clean(&self.report.veiled(hint));
+            let _ = writeln!(out, "  {} {}: {hint}", self.paint(Paint::Frame, "="), self.paint(Paint::Bold, "hint"));
         }
         for (span, note) in &diagnostic.related {
             self.headline(out, *span, "note", Paint::Note, note);
@@ -60,7 +61,7 @@ impl Renderer<'_> {
             let _ = write!(out, "{} ", self.paint(Paint::Bold, &place));
         }
         let word = self.paint(paint, &format!("{word}:"));
-        let _ = writeln!(out, "{word} {}", self.paint(Paint::Bold, &clean(message)));
+        let _ = writeln!(out, "{word} {}", self.paint(Paint::Bold, &clean(&self.report.veiled(message))));
     }
 
     /// The line of `span`, and carets below the part of it that is meant.
@@ -71,7 +72,7 @@ impl Renderer<'_> {
         if is_whole(span) {
             return;
         }
-        let Some(line) = Line::of(source, span) else { return };
+        let Some(line) = Line::of(self.report, source, span) else { return };
         let number = number.to_string();
         let margin = " ".repeat(number.len());
         let bar = self.paint(Paint::Frame, "|");
@@ -124,15 +125,18 @@ struct Line {
 }
 
 impl Line {
-    fn of(source: &Source, span: Span) -> Option<Self> {
+    fn of(report: &Report, source: &Source, span: Span) -> Option<Self> {
         let (start, end) = (span.start as usize, span.end as usize);
         let first = source.text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
         let last = source.text.get(start..)?.find('\n').map_or(source.text.len(), |at| start + at);
-        let line = source.text.get(first..last)?.trim_end();
+        let revealed = |from: usize, to: usize| report.revealed(Span::new(span.file, from, to));
         // A span may begin at the very end of its line, and may end on a later one.
-        let indent = line.chars().count().min(source.text.get(first..start)?.chars().count());
-        let marked = source.text.get(start..end.clamp(start, last))?.trim_end().chars().count();
-        let carets = marked.max(1);
+        let middle = end.clamp(start, last);
+        let (before, marked) = (revealed(first, start), revealed(start, middle));
+        let line = format!("{before}{marked}{}", revealed(middle, last));
+        let line = line.trim_end();
+        let indent = line.chars().count().min(before.chars().count());
+        let carets = marked.trim_end().chars().count().max(1);
 
         let skipped = if line.chars().count() > WIDTH { indent.saturating_sub(BEFORE_CARET) } else { 0 };
         let mut shown: Vec<char> = line.chars().skip(skipped).take(WIDTH).collect();

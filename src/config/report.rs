@@ -1,5 +1,6 @@
 //! What is wrong with a configuration: every mistake at once, each with its place.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,6 +9,8 @@ use crate::config::render::Renderer;
 
 /// More errors than this, or warnings, help nobody: the rest is counted, not kept. Apart, so that warnings never hide an error.
 const LIMIT: usize = 100;
+/// Stands for what is concealed; its length tells nothing.
+const VEIL: &str = "***";
 
 /// The mistakes of a configuration, with the text of its files so that they can be shown.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +19,8 @@ pub struct Report {
     diagnostics: Vec<Diagnostic>,
     /// How many are not kept.
     left_out: usize,
+    /// What no message and no snippet may show.
+    concealed: Vec<Span>,
 }
 
 /// A file that was read.
@@ -168,6 +173,43 @@ impl Report {
     /// The text at a place.
     pub(crate) fn text(&self, span: Span) -> Option<&str> {
         self.source(span)?.text.get(span.start as usize..span.end as usize)
+    }
+
+    /// Keeps the text at this place out of whatever is shown.
+    pub(crate) fn conceal(&mut self, span: Span) {
+        if !span.is_empty() {
+            self.concealed.push(span);
+        }
+    }
+
+    /// A part of a line as it may be shown: `***` stands for what is concealed.
+    pub(crate) fn revealed(&self, span: Span) -> String {
+        let mut hidden: Vec<&Span> = self.concealed.iter().filter(|hidden| hidden.file == span.file).collect();
+        hidden.sort();
+        let (mut out, mut at) = (String::new(), span.start);
+        for hidden in hidden {
+            if hidden.end <= at || hidden.start >= span.end {
+                continue;
+            }
+            out.push_str(self.text(Span { start: at, end: hidden.start.max(at), ..span }).unwrap_or(""));
+            out.push_str(VEIL);
+            at = hidden.end.min(span.end);
+        }
+        out.push_str(self.text(Span { start: at, ..span }).unwrap_or(""));
+        out
+    }
+
+    /// A message as it may be shown.
+    pub(crate) fn veiled<'a>(&self, message: &'a str) -> Cow<'a, str> {
+        let mut message = Cow::Borrowed(message);
+        for secret in self.concealed.iter().filter_map(|span| self.text(*span)) {
+            let secret = secret.trim_matches(['"', '\'']);
+            // What is shorter is in every second word, and no secret.
+            if secret.len() >= 4 && message.contains(secret) {
+                message = Cow::Owned(message.replace(secret, VEIL));
+            }
+        }
+        message
     }
 
     /// The first occurrence of `needle` within `span`, or all of `span`: points at a part of a value.

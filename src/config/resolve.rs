@@ -1,5 +1,6 @@
 //! What was typed → what it means: names are looked up, and what no single value can show is checked.
 
+mod admin;
 mod answers;
 mod filters;
 mod listeners;
@@ -56,6 +57,9 @@ pub(crate) fn resolve(
         && !lost_chains;
 
     let listeners = resolver.listeners(listeners);
+    if let Some(admin) = &file.admin {
+        resolver.admin(admin, &listeners);
+    }
     let tries = pingora.as_ref().map_or(usize::MAX, |pingora| pingora.max_retries);
     let upstreams = resolver.upstreams(upstreams, tries);
     let default_filters = resolver.steps(&file.defaults.filters);
@@ -66,8 +70,20 @@ pub(crate) fn resolve(
     if everything_read {
         resolver.unused(&upstreams, &chains, roots);
     }
-    let (default_limits, reload, access_log) = (file.defaults.limits, file.reload, file.access_log);
-    Some(Config { pingora: pingora?, listeners, upstreams, routes, chains, default_filters, default_limits, reload, access_log })
+    let (default_limits, reload) = (file.defaults.limits, file.reload);
+    let (access_log, admin) = (file.access_log, file.admin);
+    Some(Config {
+        pingora: pingora?,
+        listeners,
+        upstreams,
+        routes,
+        chains,
+        default_filters,
+        default_limits,
+        reload,
+        access_log,
+        admin,
+    })
 }
 
 struct Resolver<'a> {

@@ -135,10 +135,11 @@ mod tests {
             "defaults",
             "reload",
             "access_log",
+            "admin",
         ]) {
             assert!(properties.contains_key(key), "{key}");
         }
-        assert_eq!(properties.len(), pingora::keys().len() + 8);
+        assert_eq!(properties.len(), pingora::keys().len() + 9);
         assert_eq!(schema["additionalProperties"], json!(false));
     }
 

@@ -4,12 +4,12 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::filter::{BodyCx, Error, Filter, Flow, Hooks, LogCx, Party, RequestCx, RequestView, ResponseCx, Trailers, UpstreamCx};
+use crate::observe::metrics;
 
 /// A filter's state for one request.
 pub(crate) type State = Box<dyn Any + Send + Sync>;
@@ -27,9 +27,6 @@ pub(crate) trait ErasedFilter: Send + Sync {
     fn log(&self, done: &LogCx<'_>, st: &mut State);
     fn explain(&self, req: &RequestView<'_>) -> Option<String>;
 }
-
-/// How many panics of filters were contained since the process started.
-static PANICS: AtomicU64 = AtomicU64::new(0);
 
 impl<F: Filter> ErasedFilter for F {
     fn hooks(&self) -> Hooks {
@@ -97,7 +94,7 @@ fn contain<F: Filter, T>(outcome: Result<Result<T, Error>, Box<dyn Any + Send>>)
         Ok(result) => result.map_err(|error| error.of_filter(F::NAME)),
         Err(panic) => {
             let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            let total = PANICS.fetch_add(1, Ordering::Relaxed) + 1;
+            let total = metrics().filter_panicked(F::NAME);
             log::error!("filter panicked filter={} message={:?} panics_total={total}", F::NAME, said.unwrap_or("unknown"));
             Err(Error::new(500, Party::Us, "filter_panic").of_filter(F::NAME))
         }

@@ -2,9 +2,13 @@
 
 mod access_log;
 mod event;
+mod metrics;
 
 pub(crate) use self::access_log::{AccessLog, OpenError};
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
+pub(crate) use self::metrics::{
+    CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, RouteMeter, Text, UpstreamMeter, metrics,
+};
 
 /// All that are shown the requests of this process.
 #[derive(Default)]

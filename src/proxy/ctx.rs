@@ -8,7 +8,7 @@ use http::{HeaderValue, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
-use crate::observe::{Observers, Timing};
+use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
 use crate::runtime::Matched;
 
@@ -64,6 +64,8 @@ pub(crate) struct Ctx {
     /// What made an answer that no endpoint gave and that is no failure.
     pub(super) own_answer: Option<&'static str>,
     pub(super) observers: Arc<Observers>,
+    /// Counts it among the requests that are not over.
+    _in_flight: InFlight,
     /// Recorded: nothing more is to come.
     pub(super) finished: bool,
 }
@@ -101,6 +103,7 @@ impl Ctx {
             step: None,
             own_answer: None,
             observers,
+            _in_flight: metrics().began(),
             finished: false,
         }
     }

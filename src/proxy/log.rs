@@ -7,7 +7,7 @@ use http::Version;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Party, RequestId, Scheme};
-use crate::observe::{Event, Failure, Observers, Timing};
+use crate::observe::{Event, Failure, Observers, Timing, metrics};
 use crate::proxy::Ctx;
 use crate::proxy::failure::missed;
 
@@ -53,7 +53,10 @@ fn close(ctx: &mut Ctx) {
     if let Some(route) = &ctx.route {
         route.chain.log(&mut ctx.run, &ctx.exchange);
     }
-    ctx.observers.record(&event(ctx));
+    let event = event(ctx);
+    let upstream = ctx.exchange.upstream.as_ref().map(|upstream| upstream.meter());
+    metrics().record(&event, ctx.route.as_ref().map(|route| &*route.meter), upstream);
+    ctx.observers.record(&event);
 }
 
 fn event(ctx: &Ctx) -> Event<'_> {
@@ -143,7 +146,7 @@ pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observe
     let line = RequestLine::read(seen);
     let target = String::from_utf8_lossy(line.target);
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
-    observers.record(&Event {
+    let event = Event {
         id: id.bits(),
         time: SystemTime::now(),
         client,
@@ -168,7 +171,9 @@ pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observe
         notes: &[],
         failure: Some(Failure { party: Party::Client.as_str(), reason, message: "" }),
         own_answer: None,
-    });
+    };
+    metrics().record(&event, None, None);
+    observers.record(&event);
 }
 
 /// What can be told of a request line that may be cut off, or none at all.

@@ -34,6 +34,7 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
         // It would end a quiet tunnel too. Until the tunnel is there, the clock keeps the time for the response.
         peer.options.read_timeout = None;
     }
+    endpoint.meter().selected();
     ctx.exchange.tries += 1;
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
@@ -57,6 +58,9 @@ pub(super) fn connect_failed(
 ) -> Box<PingoraError> {
     ctx.tried.push(peer._address.clone());
     ctx.connect_failures += 1;
+    if let Some(endpoint) = &ctx.exchange.endpoint {
+        endpoint.meter().connect_failed();
+    }
     let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
         let retries = upstream.retries();
         retries.on_connect_error && ctx.connect_failures <= retries.max && upstream.has_other(&ctx.tried)

@@ -9,10 +9,11 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{self, AccessLog, Config, Diagnostic, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
+use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, Redirect, Respond, Snapshot};
-use crate::types::{Duration, FileMode, ListenAddress, Status};
+use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
 /// What is fixed for the life of the process: a change needs a new one.
@@ -21,6 +22,15 @@ pub(crate) struct BootPlan {
     pub(crate) listeners: Vec<ListenerPlan>,
     /// `None`: no access log is written.
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) admin: Option<AdminPlan>,
+}
+
+/// Where the process is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AdminPlan {
+    pub(crate) address: ListenAddress,
+    /// `None`: only this machine can connect.
+    pub(crate) token: Option<Secret>,
 }
 
 /// One listener.
@@ -32,16 +42,20 @@ pub(crate) struct ListenerPlan {
     pub(crate) http2: bool,
 }
 
+/// The boot plan that the process runs by.
+pub(crate) struct InForce {
+    pub(crate) pingora: Arc<ServerConf>,
+    pub(crate) listeners: Vec<ListenerPlan>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) admin: Option<AdminPlan>,
+}
+
 impl BootPlan {
     /// What of this plan is otherwise than in the one in force, in the words of the file.
-    pub(crate) fn differences(
-        &self,
-        pingora: &ServerConf,
-        listeners: &[ListenerPlan],
-        access_log: Option<&AccessLog>,
-    ) -> Vec<String> {
+    pub(crate) fn differences(&self, in_force: &InForce) -> Vec<String> {
+        let InForce { pingora, listeners, access_log, admin } = in_force;
         let mut differences = Vec::new();
-        if self.access_log.as_ref() != access_log {
+        if self.access_log != *access_log {
             differences.push("`access_log`".to_owned());
         }
         let keys = |conf: &ServerConf| serde_json::to_value(conf).unwrap_or_default();
@@ -62,8 +76,11 @@ impl BootPlan {
                 differences.push(format!("listener `{}` is new", plan.name));
             }
         }
-        if differences.is_empty() && self.listeners != listeners {
+        if differences.is_empty() && self.listeners != *listeners {
             differences.push("the order of the listeners".to_owned());
+        }
+        if self.admin != *admin {
+            differences.push("`admin`".to_owned());
         }
         differences
     }
@@ -104,6 +121,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             chain: Chain::new(slots),
             timeout: route.timeout.get().map(Duration::get),
             action,
+            meter: metrics().route(name.value.as_str()),
         });
     }
     let tasks = chains.tasks;
@@ -112,7 +130,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     }
     let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
-    let boot = BootPlan { pingora: config.pingora, listeners, access_log: config.access_log };
+    let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
+    let boot = BootPlan { pingora: config.pingora, listeners, access_log: config.access_log, admin };
     let upstreams = upstreams.into_values().collect();
     Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
 }

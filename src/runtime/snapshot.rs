@@ -1,7 +1,6 @@
 //! One immutable snapshot of everything that a request needs: it loads it once and keeps it.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::task::AbortHandle;
 
 use crate::config::ListenerLimits;
 use crate::filter::Chain;
+use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Question, Router};
 use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
@@ -22,10 +22,9 @@ pub(crate) struct Snapshot {
     limits: Box<[ListenerLimits]>,
     /// What filters asked to have done beside requests, once it has been started.
     work: OnceLock<Vec<Work>>,
+    /// Counts it: there are several only while requests end that began under an older one.
+    _live: LiveSnapshot,
 }
-
-/// How many snapshots there are: more than one only while requests end that began under an older one.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// Work beside requests: it ends with the snapshot.
 pub(super) struct Work(pub(super) AbortHandle);
@@ -33,12 +32,6 @@ pub(super) struct Work(pub(super) AbortHandle);
 impl Drop for Work {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        LIVE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,6 +56,7 @@ pub(crate) struct Route {
     pub(crate) chain: Chain,
     pub(crate) timeout: Option<Duration>,
     pub(crate) action: Action,
+    pub(crate) meter: Arc<RouteMeter>,
 }
 
 pub(crate) enum Action {
@@ -84,13 +78,19 @@ pub(crate) struct Respond {
 
 impl Snapshot {
     pub(super) fn new(router: Router, routes: Vec<Route>, upstreams: Vec<Arc<Upstream>>, limits: Box<[ListenerLimits]>) -> Self {
-        LIVE.fetch_add(1, Ordering::Relaxed);
-        Self { router, routes: routes.into(), upstreams: upstreams.into(), limits, work: OnceLock::new() }
+        Self {
+            router,
+            routes: routes.into(),
+            upstreams: upstreams.into(),
+            limits,
+            work: OnceLock::new(),
+            _live: metrics().snapshot(),
+        }
     }
 
     /// How many snapshots there are.
-    pub(crate) fn live() -> usize {
-        LIVE.load(Ordering::Relaxed)
+    pub(crate) fn live() -> u64 {
+        metrics().live_snapshots()
     }
 
     /// The route that a request takes.

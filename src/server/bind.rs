@@ -23,14 +23,14 @@ pub(super) struct Bound {
     pub(super) socket: BoundSocket,
 }
 
-pub(super) enum BoundSocket {
+pub(crate) enum BoundSocket {
     Tcp(std::net::TcpListener),
     /// The file goes when the listener does.
     Unix(UnixListener, SocketFile),
 }
 
 /// The file of a unix socket.
-pub(super) struct SocketFile(PathBuf);
+pub(crate) struct SocketFile(PathBuf);
 
 impl std::fmt::Display for SocketFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,9 +47,9 @@ impl Drop for SocketFile {
 
 /// An address that can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("listener `{listener}`: can't listen on {address}: {reason}")]
+#[error("{whose}: can't listen on {address}: {reason}")]
 pub(crate) struct BindError {
-    listener: String,
+    whose: String,
     address: ListenAddress,
     reason: String,
 }
@@ -59,18 +59,23 @@ pub(super) fn all(plans: &[ListenerPlan]) -> Result<Vec<Bound>, BindError> {
     plans.iter().map(bind).collect()
 }
 
+/// Binds the admin address.
+pub(super) fn admin(address: &ListenAddress) -> Result<BoundSocket, BindError> {
+    open("admin", address, SOCKET_MODE)
+}
+
 fn bind(plan: &ListenerPlan) -> Result<Bound, BindError> {
-    let socket = match &plan.address {
+    let mode = plan.mode.map_or(SOCKET_MODE, |mode| mode.bits());
+    let socket = open(&format!("listener `{}`", plan.name), &plan.address, mode)?;
+    Ok(Bound { plan: plan.clone(), socket })
+}
+
+fn open(whose: &str, address: &ListenAddress, mode: u32) -> Result<BoundSocket, BindError> {
+    let socket = match address {
         ListenAddress::Tcp(address) => tcp(*address).map(BoundSocket::Tcp),
-        ListenAddress::Unix(path) => unix(path, plan.mode.map_or(SOCKET_MODE, |mode| mode.bits())),
+        ListenAddress::Unix(path) => unix(path, mode),
     };
-    match socket {
-        Ok(socket) => Ok(Bound { plan: plan.clone(), socket }),
-        Err(error) => {
-            let reason = explain(&error, &plan.address);
-            Err(BindError { listener: plan.name.to_string(), address: plan.address.clone(), reason })
-        }
-    }
+    socket.map_err(|error| BindError { whose: whose.to_owned(), address: address.clone(), reason: explain(&error, address) })
 }
 
 fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {

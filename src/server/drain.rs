@@ -1,14 +1,21 @@
 //! How the process stops: no new connections, idle ones close, exchanges in progress end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+const STARTING: u8 = 0;
+const LISTENING: u8 = 1;
+const STOPPING: u8 = 2;
+const CLOSING: u8 = 3;
+
 /// The state of stopping, and the connections that are still open.
 #[derive(Default)]
-pub(super) struct Drain {
+pub(crate) struct Drain {
+    /// How far the process has come: one of the phases below, and never back.
+    phase: AtomicU8,
     closing: AtomicBool,
     /// Wakes whoever would wait for a new connection or request.
     close: Notify,
@@ -20,8 +27,28 @@ pub(super) struct Drain {
 pub(super) struct Open(Arc<Drain>);
 
 impl Drain {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// Every listener accepts.
+    pub(crate) fn listening(&self) {
+        self.phase.fetch_max(LISTENING, Ordering::AcqRel);
+    }
+
+    /// The process is about to stop: requests are still taken, but should go elsewhere.
+    pub(crate) fn stopping(&self) {
+        self.phase.fetch_max(STOPPING, Ordering::AcqRel);
+    }
+
+    /// Whether requests should be sent here, and if not, why.
+    pub(crate) fn readiness(&self) -> Result<(), &'static str> {
+        match self.phase.load(Ordering::Acquire) {
+            STARTING => Err("starting"),
+            LISTENING => Ok(()),
+            STOPPING => Err("stopping"),
+            _ => Err("stopping, and no longer accepting"),
+        }
     }
 
     /// A connection was accepted.
@@ -47,6 +74,7 @@ impl Drain {
 
     /// Stops: returns once no connection is open, or after `limit`. Says how many were still open.
     pub(super) async fn run(&self, limit: Duration) -> usize {
+        self.phase.fetch_max(CLOSING, Ordering::AcqRel);
         self.closing.store(true, Ordering::Release);
         self.close.notify_waiters();
         let empty = async {
@@ -89,6 +117,19 @@ mod tests {
         drain.closing().await;
         drop(open);
         assert_eq!(running.await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn requests_should_come_between_start_and_stop() {
+        let drain = Arc::new(Drain::new());
+        assert_eq!(drain.readiness(), Err("starting"));
+        drain.listening();
+        assert_eq!(drain.readiness(), Ok(()));
+        drain.stopping();
+        assert_eq!(drain.readiness(), Err("stopping"));
+        drain.run(Duration::ZERO).await;
+        drain.listening();
+        assert_eq!(drain.readiness(), Err("stopping, and no longer accepting"));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use pingora_runtime::current_handle;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::ListenerLimits;
-use crate::observe::Observers;
+use crate::observe::{ListenerMeter, Observers, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::Store;
 use crate::server::bind::{Bound, BoundSocket, SocketFile};
@@ -65,6 +65,7 @@ impl ServiceWithDependents for Listeners {
             let protocols = if plan.http2 { "http/1.1 and h2c" } else { "http/1.1" };
             log::info!("listening on {address} listener={} protocols={protocols:?}", plan.name);
             let listener = Arc::new(Listener {
+                meter: metrics().listener(&plan.name),
                 name: plan.name,
                 index,
                 http2: plan.http2,
@@ -78,6 +79,7 @@ impl ServiceWithDependents for Listeners {
             });
             loops.push(current_handle().spawn(listener.accept(socket)));
         }
+        self.drain.listening();
         ready.notify_ready();
         for accepting in loops {
             // A loop ends when the process stops.
@@ -100,6 +102,7 @@ pub(super) struct Listener {
     /// Its place among the listeners of the boot plan, and so of each snapshot.
     index: usize,
     pub(super) http2: bool,
+    meter: Arc<ListenerMeter>,
     gate: Arc<Gate>,
     clients: Arc<Clients>,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
@@ -200,13 +203,14 @@ impl Listener {
             (Some(client), Some(limit)) => match self.clients.enter(client.ip(), limit) {
                 Some(counted) => Some(counted),
                 None => {
+                    self.meter.refused("connections_per_client");
                     log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
                     return;
                 }
             },
             _ => None,
         };
-        let held = (self.drain.opened(), self.gate.pass(), counted);
+        let held = (self.drain.opened(), self.gate.pass(), counted, self.meter.accepted());
         current_handle().spawn(async move {
             serve(Accepted { stream, client, listener: self }).await;
             drop(held);

@@ -23,17 +23,19 @@ use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
 
+pub(crate) use self::bind::{BoundSocket, SocketFile};
+pub(crate) use self::drain::Drain;
 pub(crate) use self::reload::Load;
 
-use self::drain::Drain;
 use self::listeners::Listeners;
 use self::logs::Logs;
 use self::reload::{Configuration, First};
 use self::signals::Signals;
+use crate::admin::{Admin, Api};
 use crate::config::{LogOutput, Report};
 use crate::observe::{AccessLog, Observers, OpenError};
 use crate::proxy::Proxy;
-use crate::runtime::{Compiled, Store};
+use crate::runtime::{Compiled, InForce, Store};
 
 /// How long the end of the process may wait for what reads its logs.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -64,6 +66,8 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     process::raise_descriptor_limit();
     process::prepare_pid_file(&boot.pingora)?;
     let sockets = bind::all(&boot.listeners)?;
+    let admin =
+        boot.admin.as_ref().map(|plan| Ok::<_, StartError>((bind::admin(&plan.address)?, plan.token.clone()))).transpose()?;
     process::drop_privileges(&boot.pingora)?;
     // As the user who will have to open it again when it is rotated.
     let access_log = boot.access_log.as_ref().map(AccessLog::open).transpose()?.flatten();
@@ -90,8 +94,19 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     let drain = Arc::new(Drain::new());
     let listeners = Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers.clone());
     let listening = server.add_service(listeners);
+    if let Some((socket, token)) = admin {
+        // It is there before the first connection, and says that none is taken yet.
+        let admin = server.add_service(Admin::new(socket, Api::new(token, drain.clone(), store.clone())));
+        listening.add_dependency(&admin);
+    }
     let first = First { tasks, reload, files: report.files() };
-    let configuration = Configuration::new(load, server.configuration.clone(), boot.listeners, boot.access_log, store, first);
+    let in_force = InForce {
+        pingora: server.configuration.clone(),
+        listeners: boot.listeners,
+        access_log: boot.access_log,
+        admin: boot.admin,
+    };
+    let configuration = Configuration::new(load, in_force, store, first);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
     let logs = server.add_service(background_service("logs", Logs::new(observers.clone())));

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
-use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{self, AccessLog, Report};
+use crate::config::{self, Report};
 use crate::filter::TaskFuture;
-use crate::runtime::{Compiled, ListenerPlan, Snapshot, Store, Upkeep};
+use crate::observe::metrics;
+use crate::runtime::{Compiled, InForce, Snapshot, Store, Upkeep};
 
 /// Reads and compiles the configuration, given the snapshot in force.
 pub(crate) type Load = Arc<dyn Fn(Option<&Snapshot>) -> (Option<Compiled>, Report) + Send + Sync>;
@@ -28,10 +28,7 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Keeps the configuration in force, and replaces it.
 pub(super) struct Configuration {
     load: Load,
-    /// The boot plan in force.
-    pingora: Arc<ServerConf>,
-    listeners: Vec<ListenerPlan>,
-    access_log: Option<AccessLog>,
+    in_force: InForce,
     store: Arc<Store>,
     /// What the first snapshot needs started.
     first: Mutex<Option<First>>,
@@ -58,15 +55,8 @@ struct Current {
 type Stamps = BTreeMap<PathBuf, Option<(SystemTime, u64)>>;
 
 impl Configuration {
-    pub(super) fn new(
-        load: Load,
-        pingora: Arc<ServerConf>,
-        listeners: Vec<ListenerPlan>,
-        access_log: Option<AccessLog>,
-        store: Arc<Store>,
-        first: First,
-    ) -> Self {
-        Self { load, pingora, listeners, access_log, store, first: Mutex::new(Some(first)) }
+    pub(super) fn new(load: Load, in_force: InForce, store: Arc<Store>, first: First) -> Self {
+        Self { load, in_force, store, first: Mutex::new(Some(first)) }
     }
 
     async fn reload(&self, current: &mut Current, cause: &str) {
@@ -75,15 +65,20 @@ impl Configuration {
         // Reading and compiling takes its time: not on a thread that has other work.
         let (compiled, report) = match tokio::task::spawn_blocking(move || load(Some(&snapshot))).await {
             Ok(loaded) => loaded,
-            Err(error) => return log::error!("reload failed, nothing has changed cause={cause} error={error}"),
+            Err(error) => {
+                metrics().reload_failed();
+                return log::error!("reload failed, nothing has changed cause={cause} error={error}");
+            }
         };
         current.files = report.files();
         current.stamps = stamps(&current.files);
         let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
+            metrics().reload_failed();
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
         };
-        let differences = boot.differences(&self.pingora, &self.listeners, self.access_log.as_ref());
+        let differences = boot.differences(&self.in_force);
         if !differences.is_empty() {
+            metrics().reload_failed();
             let what = differences.join(", ");
             return log::error!(
                 "reload refused, nothing has changed cause={cause} reason=\"needs a new process: `ravelin run -u`\" changed={what:?}"
@@ -95,6 +90,7 @@ impl Configuration {
         current.upkeep.follow(&snapshot, tasks);
         current.reload = reload;
         current.generation += 1;
+        metrics().reloaded();
         if report.warnings() > 0 {
             log::warn!("configuration has warnings\n{report}");
         }

@@ -32,6 +32,7 @@ impl ShutdownSignalWatch for Signals {
             }
         };
         either(&mut terminate, &mut interrupt).await;
+        self.drain.stopping();
         log::info!("stopping lame_duck={:?} limit={:?}", self.lame_duck, self.drain_limit);
         let ended = async {
             tokio::time::sleep(self.lame_duck).await;

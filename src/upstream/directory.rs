@@ -14,6 +14,7 @@ use pingora_load_balancing::Backend;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 
 use crate::config::{self, Timeouts};
+use crate::observe::UpstreamMeter;
 use crate::types::Address;
 use crate::upstream::endpoint::{Endpoint, EndpointError};
 
@@ -25,6 +26,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Directory {
     upstream: Box<str>,
     timeouts: Timeouts,
+    meter: Arc<UpstreamMeter>,
     fixed: Vec<Entry>,
     names: Vec<Named>,
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
@@ -53,7 +55,7 @@ struct Last {
 }
 
 impl Directory {
-    pub(super) fn new(upstream: &str, section: &config::Upstream) -> Result<Self, EndpointError> {
+    pub(super) fn new(upstream: &str, section: &config::Upstream, meter: Arc<UpstreamMeter>) -> Result<Self, EndpointError> {
         let mut fixed = Vec::new();
         let mut names = Vec::new();
         for endpoint in section.endpoints.value.iter().map(|endpoint| &endpoint.value).filter(|endpoint| endpoint.weight > 0) {
@@ -75,15 +77,15 @@ impl Directory {
             }
         }
         let timeouts = section.timeouts.clone();
-        let directory = Self { upstream: upstream.into(), timeouts, fixed, names, table: ArcSwap::default() };
+        let directory = Self { upstream: upstream.into(), timeouts, meter, fixed, names, table: ArcSwap::default() };
         directory.publish(directory.fixed.clone());
         Ok(directory)
     }
 
     /// The directory of an upstream that has no endpoints.
-    pub(super) fn empty(upstream: &str) -> Self {
+    pub(super) fn empty(upstream: &str, meter: Arc<UpstreamMeter>) -> Self {
         let (fixed, names) = (Vec::new(), Vec::new());
-        Self { upstream: upstream.into(), timeouts: Timeouts::default(), fixed, names, table: ArcSwap::default() }
+        Self { upstream: upstream.into(), timeouts: Timeouts::default(), meter, fixed, names, table: ArcSwap::default() }
     }
 
     /// How often to look again; `None`: never, since nothing can change.
@@ -106,7 +108,7 @@ impl Directory {
             }
             let endpoint = match known.get(&entry.address) {
                 Some(endpoint) if endpoint.host() == &*entry.host => endpoint.clone(),
-                _ => Arc::new(Endpoint::new(&self.upstream, entry.address.clone(), &entry.host, &self.timeouts)),
+                _ => Arc::new(Endpoint::new(&self.upstream, entry.address.clone(), &entry.host, &self.timeouts, &self.meter)),
             };
             table.insert(entry.address.clone(), endpoint);
             backends.insert(Backend { addr: entry.address, weight: entry.weight as usize, ext: http::Extensions::new() });

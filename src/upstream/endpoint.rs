@@ -1,11 +1,13 @@
 //! One endpoint as the request path sees it: everything that can be made before a request comes.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::HttpPeer;
 
 use crate::config::Timeouts;
+use crate::observe::{EndpointMeter, UpstreamMeter};
 use crate::types::{Duration, Limit};
 
 /// An address that serves an upstream's requests.
@@ -14,6 +16,7 @@ pub struct Endpoint {
     text: Box<str>,
     host: Box<str>,
     peer: HttpPeer,
+    meter: Arc<EndpointMeter>,
 }
 
 /// An endpoint that can't be used.
@@ -31,7 +34,7 @@ pub enum EndpointError {
 
 impl Endpoint {
     /// `host` is the endpoint as configured: what it gets as `Host` where the upstream says `host: endpoint`.
-    pub(super) fn new(upstream: &str, address: SocketAddr, host: &str, timeouts: &Timeouts) -> Self {
+    pub(super) fn new(upstream: &str, address: SocketAddr, host: &str, timeouts: &Timeouts, meter: &UpstreamMeter) -> Self {
         let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
         let mut peer = match &address {
             SocketAddr::Inet(inet) => HttpPeer::new(inet, false, String::new()),
@@ -49,7 +52,8 @@ impl Endpoint {
         };
         peer.options.write_timeout = limit(&timeouts.write);
         peer.options.idle_timeout = limit(&timeouts.idle);
-        Self { text: address.to_string().into(), address, host: host.into(), peer }
+        let text = address.to_string();
+        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer }
     }
 
     /// Where it is.
@@ -68,6 +72,11 @@ impl Endpoint {
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// What is counted of it.
+    pub(crate) fn meter(&self) -> &EndpointMeter {
+        &self.meter
     }
 
     /// What Pingora connects to.

@@ -23,6 +23,7 @@ use self::balance::{Random, SmoothRoundRobin};
 use self::directory::{Directory, SharedDirectory};
 use self::probe::Probe;
 use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord, HostHeader, RetryCondition};
+use crate::observe::{UpstreamMeter, metrics};
 use crate::types::WordOr;
 
 /// Endpoints that serve the same thing, and the rules by which one of them is picked.
@@ -35,6 +36,7 @@ pub struct Upstream {
     /// Failures in a row that take an endpoint out; 0 without a health check.
     probes: u32,
     section: config::Upstream,
+    meter: Arc<UpstreamMeter>,
 }
 
 /// When another endpoint is tried.
@@ -66,7 +68,8 @@ impl Upstream {
     /// # Errors
     /// An endpoint's address can't be used.
     pub fn new(name: &str, section: config::Upstream) -> Result<Self, EndpointError> {
-        let directory = Arc::new(Directory::new(name, &section)?);
+        let meter = metrics().upstream(name);
+        let directory = Arc::new(Directory::new(name, &section, meter.clone())?);
         let retries = Retries {
             max: section.retry.retries,
             on_connect_error: section.retry.conditions.contains(&RetryCondition::ConnectError),
@@ -78,17 +81,18 @@ impl Upstream {
             Balance::Random => Balancer::Random(load_balancer(name, &directory, &section)),
         };
         let probes = probes(&section);
-        Ok(Self { name: name.into(), directory, balancer, deadlines, retries, probes, section })
+        Ok(Self { name: name.into(), directory, balancer, deadlines, retries, probes, section, meter })
     }
 
     /// An upstream without endpoints, for tests of filters that choose one by name.
     pub(crate) fn nowhere(name: &str) -> Self {
         let section = config::Upstream::nowhere();
-        let directory = Arc::new(Directory::empty(name));
+        let meter = metrics().upstream(name);
+        let directory = Arc::new(Directory::empty(name, meter.clone()));
         let balancer = Balancer::RoundRobin(load_balancer(name, &directory, &section));
         let retries = Retries { max: 0, on_connect_error: false };
         let deadlines = Deadlines { response: None, read: None };
-        Self { name: name.into(), directory, balancer, deadlines, retries, probes: 0, section }
+        Self { name: name.into(), directory, balancer, deadlines, retries, probes: 0, section, meter }
     }
 
     /// Its name in the configuration.
@@ -122,6 +126,17 @@ impl Upstream {
             HostHeader::Endpoint => Some(endpoint.host()),
             HostHeader::Set(host) => Some(host.as_str()),
         }
+    }
+
+    /// What is counted of it.
+    pub(crate) fn meter(&self) -> &Arc<UpstreamMeter> {
+        &self.meter
+    }
+
+    /// Each endpoint's address, and whether it is given requests as far as its health goes; in the order of addresses.
+    pub(crate) fn health(&self) -> Vec<(String, bool)> {
+        let backends = self.backends();
+        backends.get_backend().iter().map(|backend| (backend.addr.to_string(), backends.ready(backend))).collect()
     }
 
     /// Picks a healthy endpoint: one that is not in `tried` if there is one. `None`: no endpoint is healthy.

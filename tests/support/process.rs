@@ -120,6 +120,11 @@ impl Ravelin {
         &self.addresses
     }
 
+    /// The admin address that it reported, if it has one: it does so before it reports the listeners'.
+    pub(crate) fn admin(&self) -> Option<String> {
+        self.log.lines().iter().find_map(|line| admin(line))
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -180,9 +185,18 @@ impl Drop for Ravelin {
     }
 }
 
-/// The address on a line that reports one.
+/// The address of a listener on a line that reports one.
 fn listening(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("listening on ")?;
+    if admin(line).is_some() { None } else { address(line, "listening on ") }
+}
+
+/// The admin address, likewise.
+fn admin(line: &str) -> Option<String> {
+    address(line, "admin listening on ")
+}
+
+fn address(line: &str, after: &str) -> Option<String> {
+    let (_, rest) = line.split_once(after)?;
     let address = rest.split_whitespace().next()?.trim_end_matches([',', ';']);
     Some(address.trim_matches(['`', '"', '\'']).to_owned())
 }

@@ -20,6 +20,7 @@ use self::sink::Sink;
 use self::stamp::Stamp;
 use crate::config::{self, LogFormat, LogOutput};
 use crate::observe::Event;
+use crate::observe::metrics::metrics;
 use crate::types::LogTemplate;
 
 /// How often losses are reported at most.
@@ -143,6 +144,7 @@ impl AccessLog {
     fn report(&self) {
         let (lost, in_all, why) = self.queue.take_losses();
         if lost > 0 {
+            metrics().log_lines_lost(lost);
             log::warn!("access log lost lines lines={lost} in_all={in_all} reason={why:?}");
         }
     }

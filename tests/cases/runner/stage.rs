@@ -241,6 +241,9 @@ impl<'a> Stage<'a> {
             ravelin.ready(listeners.len().max(1), self.deadline)?;
             let addresses = ravelin.addresses().to_vec();
             self.variables.insert("listener".into(), ravelin.address().to_owned());
+            if let Some(admin) = ravelin.admin() {
+                self.variables.insert("admin".into(), admin);
+            }
             for (name, address) in config::actual(&listeners, &addresses) {
                 self.variables.insert(format!("listener.{name}"), address);
             }

@@ -33,13 +33,13 @@ impl Known {
             "origin" if rest.is_empty() => self.origins.len() == 1,
             "origin" => self.origins.contains(origin),
             "dead" | "port" | "listener" => true,
-            "dir" => rest.is_empty(),
+            "admin" | "dir" => rest.is_empty(),
             _ => self.captures.borrow().contains(name),
         };
         if !known {
             let origins = self.origins.iter().map(|name| format!("{{origin.{name}}}")).collect::<Vec<_>>().join(" ");
             return Err(format!(
-                "unknown placeholder `{{{name}}}`; there are {{dir}} {{dead}} {{port}} {{listener}} {{repeat N TEXT}} \
+                "unknown placeholder `{{{name}}}`; there are {{dir}} {{admin}} {{dead}} {{port}} {{listener}} {{repeat N TEXT}} \
                  {origins} and the named groups of earlier regular expressions"
             ));
         }

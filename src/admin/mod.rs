@@ -1,0 +1,214 @@
+//! The admin address: where operators and their machines watch the process.
+//!
+//! It is a service of its own, with a thread of its own: it answers while all others are busy, before listeners accept and while
+//! the process stops. What it takes from whoever connects is bounded in size, time and number, and nothing but `/healthz` is
+//! told to those who don't know the token.
+
+mod api;
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pingora_core::server::{ListenFds, ShutdownWatch};
+use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+pub(crate) use self::api::Api;
+
+use crate::server::{BoundSocket, SocketFile};
+
+/// Connections at once; further ones wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// For the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a connection as a whole, which carries one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a request's head, in bytes and fields.
+const HEAD_SIZE: usize = 16 * 1024;
+const HEAD_FIELDS: usize = 64;
+/// Of a body, which nothing here needs: as much is read, so that the answer is not lost to a reset.
+const BODY_SIZE: usize = 64 * 1024;
+/// How long accepting pauses when it fails for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The admin address as a service.
+pub(crate) struct Admin {
+    socket: Option<BoundSocket>,
+    api: Arc<Api>,
+}
+
+impl Admin {
+    pub(crate) fn new(socket: BoundSocket, api: Api) -> Self {
+        Self { socket: Some(socket), api: Arc::new(api) }
+    }
+
+    async fn serve(&mut self, ready: ServiceReadyNotifier) -> io::Result<()> {
+        let Some(socket) = self.socket.take() else { return Ok(()) };
+        let (socket, address) = Socket::new(socket)?;
+        log::info!("admin listening on {address}");
+        ready.notify_ready();
+        accept(&socket, &self.api).await;
+        Ok(())
+    }
+}
+
+/// The socket in this runtime.
+enum Socket {
+    Tcp(TcpListener),
+    /// The file goes when the socket does.
+    Unix(UnixListener, #[expect(dead_code, reason = "it is only kept")] SocketFile),
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Socket {
+    /// With the address that it got.
+    fn new(socket: BoundSocket) -> io::Result<(Self, String)> {
+        Ok(match socket {
+            BoundSocket::Tcp(socket) => {
+                let address = socket.local_addr()?.to_string();
+                (Self::Tcp(TcpListener::from_std(socket)?), address)
+            }
+            BoundSocket::Unix(socket, file) => {
+                let address = file.to_string();
+                (Self::Unix(UnixListener::from_std(socket)?, file), address)
+            }
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(socket) => Box::new(socket.accept().await?.0),
+            Self::Unix(socket, _) => Box::new(socket.accept().await?.0),
+        })
+    }
+}
+
+#[async_trait]
+impl ServiceWithDependents for Admin {
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
+        tokio::select! {
+            served = self.serve(ready) => {
+                if let Err(error) = served {
+                    log::error!("admin address can't be served error={error}");
+                }
+            }
+            // Until the process ends, not until it begins to.
+            _ = shutdown.wait_for(|shutdown| *shutdown) => {}
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "admin"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
+
+async fn accept(socket: &Socket, api: &Arc<Api>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    // The semaphore is never closed.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match socket.accept().await {
+            Ok(stream) => {
+                let api = api.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &api).await {
+                        log::debug!("admin connection ended error={error}");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                log::error!("accept failed, pausing admin error={error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers one request.
+async fn converse(stream: Box<dyn Stream>, api: &Api) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let answer = async |request: Request<Incoming>| {
+        let (head, body) = request.into_parts();
+        if !body.is_end_stream() {
+            // Whatever comes of it: it is of no use to anybody.
+            let _ = Limited::new(body, BODY_SIZE).collect().await;
+        }
+        Ok::<_, Infallible>(api.answer(&head))
+    };
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_SIZE)
+        .max_headers(HEAD_FIELDS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    Ok(tokio::time::timeout(CONNECTION_TIMEOUT, serving).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// All that comes back for these bytes.
+    async fn said(bytes: &[u8]) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let serving = tokio::spawn(async move { converse(Box::new(server), &Api::testing(Some("sesame"))).await });
+        client.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        let _ = serving.await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_request_is_answered_and_the_connection_closed() {
+        let answer = said(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 1, "{answer}");
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_and_does_not_matter() {
+        let answer = said(b"POST /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc").await;
+        assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded() {
+        let long = format!("GET /healthz HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "a".repeat(HEAD_SIZE));
+        assert!(said(long.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+        let many = format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: 1\r\n".repeat(HEAD_FIELDS));
+        assert!(said(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_is_not_waited_for() {
+        let answer = said(b"GET /healthz HTTP/1.1\r\nhost").await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_is_a_body() {
+        let answer = said(b"POST /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n").await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
@@ -37,7 +37,7 @@ impl Proxy {
             body_arrived(ctx);
         }
         let via = self.via.extended(&head.headers, head.version);
-        head.insert_header(VIA, via)?;
+        head.insert_header("via", via)?;
         ctx.exchange.status = Some(head.status.as_u16());
         if let Some(route) = &ctx.route {
             match route.chain.response(&mut ctx.run, &mut UpstreamResponse(head), &mut ctx.exchange).await {

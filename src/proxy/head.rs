@@ -176,12 +176,11 @@ pub(super) fn authority(head: &RequestHeader) -> Cow<'_, str> {
     }
 }
 
-/// What `Connection` lists, in lower case; `None` if there is no such field.
-pub(super) fn connection_options(headers: &http::HeaderMap) -> Option<Vec<String>> {
-    let mut values = headers.get_all(http::header::CONNECTION).iter().peekable();
-    values.peek()?;
+/// What `Connection` lists, as it was written.
+pub(super) fn connection_options(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(http::header::CONNECTION).iter();
     let options = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    Some(options.map(|option| option.trim().to_ascii_lowercase()).filter(|option| !option.is_empty()).collect())
+    options.map(str::trim).filter(|option| !option.is_empty())
 }
 
 async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> {

@@ -118,13 +118,18 @@ fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), Inv
 /// could have those taken away otherwise. What frames the message or names its host is never a matter of one connection.
 fn strip_nominated(head: &mut RequestHeader) {
     const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
-    let upgrades = head.headers.contains_key(UPGRADE);
-    let Some(nominated) = connection_options(&head.headers) else { return };
-    for name in nominated.iter().filter(|name| !KEPT.contains(&name.as_str())) {
+    if !head.headers.contains_key(CONNECTION) {
+        return;
+    }
+    let taken = |option: &&str| !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(option));
+    let nominated: Vec<String> = connection_options(&head.headers).filter(taken).map(str::to_owned).collect();
+    let upgrades = head.headers.contains_key(UPGRADE)
+        && connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    for name in nominated {
         head.remove_header(name.as_str());
     }
     head.remove_header(&CONNECTION);
-    if upgrades && nominated.iter().any(|option| option == "upgrade") {
+    if upgrades {
         // A constant: it can't fail.
         let _ = head.insert_header(CONNECTION, "upgrade");
     }

@@ -172,7 +172,10 @@ pub(super) fn set_host(head: &mut RequestHeader, host: &str) -> Result<(), Inval
 pub(super) fn authority(head: &RequestHeader) -> Cow<'_, str> {
     match head.uri.authority() {
         Some(authority) => Cow::Borrowed(authority.as_str()),
-        None => head.headers.get(http::header::HOST).map_or(Cow::Borrowed(""), |host| String::from_utf8_lossy(host.as_bytes())),
+        None => {
+            let host = head.headers.get(http::header::HOST).map_or(&b""[..], |host| host.as_bytes());
+            std::str::from_utf8(host).map_or_else(|_| String::from_utf8_lossy(host), Cow::Borrowed)
+        }
     }
 }
 

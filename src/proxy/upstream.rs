@@ -108,7 +108,7 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
 
 /// A piece of the request's body goes out.
 pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
-    if !ctx.tunnel {
+    if !ctx.tunnel && body.is_some() {
         // The endpoint can't answer in full before it has the body: each piece starts its time anew.
         await_response(ctx);
     }

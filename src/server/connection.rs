@@ -76,13 +76,14 @@ async fn next(conn: &mut Conn, origin: &Origin) -> Next {
     let mut closing = pin!(origin.drain.closing());
     let mut seen = 0;
     let mut begun = !conn.ahead().is_empty();
-    let mut due = Instant::now() + if begun { HEADER_TIMEOUT } else { IDLE_TIMEOUT };
+    // Set when there is something to wait for: the time is not read for a head that is there already.
+    let mut due = None;
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
                 if !begun {
                     begun = true;
-                    due = Instant::now() + HEADER_TIMEOUT;
+                    due = None;
                 }
                 match scan(conn.ahead(), seen) {
                     Scan::Partial => seen = conn.ahead().len(),
@@ -100,6 +101,7 @@ async fn next(conn: &mut Conn, origin: &Origin) -> Next {
             if !begun && closing.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Closed);
             }
+            let due = *due.get_or_insert_with(|| Instant::now() + if begun { HEADER_TIMEOUT } else { IDLE_TIMEOUT });
             return match conn.poll_until(due, cx) {
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),

@@ -117,15 +117,19 @@ impl Conn {
 
     /// Fails once a deadline of the exchange has passed; otherwise the task is woken when one does.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        loop {
-            match self.clock.look() {
-                Err(_) => return Poll::Ready(io::ErrorKind::TimedOut.into()),
-                Ok(None) => return Poll::Pending,
-                Ok(Some(at)) => ready!(self.poll_until(at.into(), cx)),
+        if self.clock.expired().is_some() {
+            return Poll::Ready(io::ErrorKind::TimedOut.into());
+        }
+        // The timer knows whether there is time left: the clock is read when it says that there is none.
+        while let Some(at) = self.clock.due() {
+            ready!(self.poll_until(at.into(), cx));
+            if self.clock.look().is_err() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
         }
     }
 
+        Poll::Pending
     /// Reads what belongs to the current request.
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();

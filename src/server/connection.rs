@@ -119,9 +119,8 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
     let keepalive = if origin.drain.is_closing() { None } else { Some(IDLE_TIMEOUT.as_secs()) };
     session.set_keepalive(keepalive);
     session.set_pipelined_prefix(head);
-    // A large future: it lives in memory of its own, which is gone while the connection waits for its next request.
-    let serving = CONNECTION.scope(connection, origin.proxy.process_new_http(session, &origin.shutdown));
-    let reused = Box::pin(serving).await?;
+    // A large future, but Pingora has put it into memory of its own, which is gone while the connection waits for its next request.
+    let reused = CONNECTION.scope(connection, origin.proxy.process_new_http(session, &origin.shutdown)).await?;
     let (stream, _) = reused.consume();
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }

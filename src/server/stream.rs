@@ -4,6 +4,7 @@
 //! stream for a client that leaves; so the deadlines of the exchange are kept here too: when one passes, the read fails.
 
 use std::io;
+use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -26,6 +27,8 @@ use crate::server::head::Body;
 
 /// Small writes are joined up to this size: a head and a small body leave together.
 const JOIN: usize = 8 * 1024;
+/// Room for the first of them.
+const FIRST: usize = 2 * 1024;
 /// How much is read at once while waiting for a head, or from a client that speaks out of turn.
 const READ: usize = 4 * 1024;
 
@@ -69,12 +72,11 @@ impl Conn {
     pub(super) fn begin(&mut self, head: usize, body: Body) -> BytesMut {
         self.body = body;
         self.clock.reset();
-        let head = self.ahead.split_to(head);
-        if self.ahead.is_empty() {
-            // An idle connection holds no buffer.
-            self.ahead = BytesMut::new();
+        if self.ahead.len() == head {
+            // Nothing came ahead: the buffer goes with the head, and an idle connection holds none.
+            return mem::take(&mut self.ahead);
         }
-        head
+        self.ahead.split_to(head)
     }
 
     /// Lets everything through, as HTTP/2.
@@ -91,8 +93,8 @@ impl Conn {
             return Poll::Ready(Ok(false));
         }
         // On the stack, so that a connection that waits holds no memory for it.
-        let mut space = [0; READ];
-        let mut buffer = ReadBuf::new(&mut space);
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         self.ended = buffer.filled().is_empty();
@@ -127,9 +129,9 @@ impl Conn {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
         }
+        Poll::Pending
     }
 
-        Poll::Pending
     /// Reads what belongs to the current request.
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
@@ -246,6 +248,10 @@ impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.out.len() + bytes.len() <= JOIN {
+            if this.out.is_empty() {
+                // Most answers are a head and a small body: they find room at once.
+                this.out.reserve(bytes.len().max(FIRST));
+            }
             this.out.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }

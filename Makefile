@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup demo release install check test test-all clean
+.PHONY: help setup demo release install check test test-all bench clean
 
 help:
 	@echo 'make demo              build, then serve three small services behind the proxy'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check             layout, lints, documents and dependencies'
 	@echo 'make test              all of that, every test, and every configuration in conf/ and docs/'
 	@echo 'make test-all          the same, with the suites that take long'
+	@echo 'make bench             CPU per request beside nginx, HAProxy and the smallest Pingora proxy'
 	@echo 'make setup             only install what the build needs'
 	@echo 'make clean             remove what was built'
 
@@ -47,6 +48,10 @@ test: check
 # Suites that take long run only where this is set.
 test-all: export RAVELIN_TEST_ALL = 1
 test-all: test
+
+bench: release
+	$(CARGO) build --locked --release --example bare_pingora
+	benches/compare/run
 
 clean:
 	$(CARGO) clean

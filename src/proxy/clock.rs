@@ -54,7 +54,8 @@ pub(crate) struct Clock {
     expired: AtomicU8,
     /// The proxy has taken the exchange on.
     taken: AtomicBool,
-    /// Wakes whoever waits by [`Clock::expiry`] when a deadline is moved closer.
+    /// Somebody waits by [`Clock::expiry`], and `moved` wakes them when a deadline is moved closer.
+    watched: AtomicBool,
     moved: Notify,
 }
 
@@ -71,6 +72,7 @@ impl Clock {
             client_stalls: AtomicBool::new(false),
             expired: AtomicU8::new(0),
             taken: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             moved: Notify::new(),
         }
     }
@@ -97,7 +99,7 @@ impl Clock {
     /// The whole exchange ends within this time from now.
     pub(crate) fn limit_exchange(&self, limit: Duration) {
         self.exchange.store(self.after(millis(limit)), Ordering::Relaxed);
-        self.moved.notify_waiters();
+        self.tell();
     }
 
     /// The exchange has no end any more: it became a tunnel.
@@ -148,6 +150,14 @@ impl Clock {
         Expired::ALL.into_iter().find(|expired| expired.code() == code)
     }
 
+    /// The next deadline, be it that it has passed: to arm a timer without reading the time. [`Clock::look`] then says.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let exchange = self.exchange.load(Ordering::Relaxed);
+        let step = if self.client_stalls.load(Ordering::Relaxed) { NEVER } else { self.step.load(Ordering::Relaxed) };
+        let due = exchange.min(step);
+        (due != NEVER).then(|| self.base + Duration::from_millis(due))
+    }
+
     /// The next deadline, or what has passed.
     pub(crate) fn look(&self) -> Result<Option<Instant>, Expired> {
         if let Some(expired) = self.expired() {
@@ -155,11 +165,7 @@ impl Clock {
         }
         let exchange = self.exchange.load(Ordering::Relaxed);
         let step = if self.client_stalls.load(Ordering::Relaxed) { NEVER } else { self.step.load(Ordering::Relaxed) };
-        let due = exchange.min(step);
-        if due == NEVER {
-            return Ok(None);
-        }
-        let at = self.base + Duration::from_millis(due);
+        let Some(at) = self.due() else { return Ok(None) };
         if at > Instant::now() {
             return Ok(Some(at));
         }
@@ -178,6 +184,7 @@ impl Clock {
 
     /// Waits until a deadline passes. For exchanges that share a connection and so can't be told by its reads.
     pub(crate) async fn expiry(&self) -> Expired {
+        self.watched.store(true, Ordering::Relaxed);
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
@@ -201,7 +208,13 @@ impl Clock {
         self.step_kind.store(kind.code(), Ordering::Relaxed);
         self.step_length.store(length, Ordering::Relaxed);
         self.step.store(self.after(length), Ordering::Relaxed);
-        self.moved.notify_waiters();
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if self.watched.load(Ordering::Relaxed) {
+            self.moved.notify_waiters();
+        }
     }
 
     fn after(&self, length: u64) -> u64 {

@@ -172,16 +172,18 @@ pub(super) fn set_host(head: &mut RequestHeader, host: &str) -> Result<(), Inval
 pub(super) fn authority(head: &RequestHeader) -> Cow<'_, str> {
     match head.uri.authority() {
         Some(authority) => Cow::Borrowed(authority.as_str()),
-        None => head.headers.get(http::header::HOST).map_or(Cow::Borrowed(""), |host| String::from_utf8_lossy(host.as_bytes())),
+        None => {
+            let host = head.headers.get(http::header::HOST).map_or(&b""[..], |host| host.as_bytes());
+            std::str::from_utf8(host).map_or_else(|_| String::from_utf8_lossy(host), Cow::Borrowed)
+        }
     }
 }
 
-/// What `Connection` lists, in lower case; `None` if there is no such field.
-pub(super) fn connection_options(headers: &http::HeaderMap) -> Option<Vec<String>> {
-    let mut values = headers.get_all(http::header::CONNECTION).iter().peekable();
-    values.peek()?;
+/// What `Connection` lists, as it was written.
+pub(super) fn connection_options(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(http::header::CONNECTION).iter();
     let options = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    Some(options.map(|option| option.trim().to_ascii_lowercase()).filter(|option| !option.is_empty()).collect())
+    options.map(str::trim).filter(|option| !option.is_empty())
 }
 
 async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> {

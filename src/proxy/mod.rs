@@ -121,10 +121,14 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         _body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
-        response::body_arrived(ctx);
+        if end {
+            ctx.connection.clock.clear_step();
+        } else {
+            response::body_arrived(ctx);
+        }
         Ok(None)
     }
 

@@ -1,9 +1,10 @@
 //! From a request's head to a decision: admitted and routed, answered by a filter or by the route itself, or refused.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
-use http::Method;
-use http::header::{CONNECTION, REFERER, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, FORWARDED, HOST, InvalidHeaderValue, REFERER, UPGRADE, USER_AGENT};
+use http::{HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -94,13 +95,22 @@ impl Proxy {
         }
         let path = path::normalise(head.uri.path()).map_err(|error| bad("bad_path").with_message(error.to_string()))?;
         let query = head.uri.query();
-        let normal = parse_target(&path, query).map_err(|error| bad("bad_target").with_message(error.to_string()))?;
         let target = Target::new(head.method.clone(), &host, &path, query);
-        // What was matched is what is sent on, whatever form the client chose.
-        if head.raw_path() != normal.as_str().as_bytes() {
+        if !is_as_sent(head.raw_path(), &path, query) {
+            let normal = parse_target(&path, query).map_err(|error| bad("bad_target").with_message(error.to_string()))?;
+            // What was matched is what is sent on, whatever form the client chose.
             set_target(session.req_header_mut(), normal)?;
         }
         Ok(target)
+    }
+}
+
+/// Whether a request's target, which has been parsed once, is this normal path and this query and holds nothing else.
+fn is_as_sent(raw: &[u8], path: &str, query: Option<&str>) -> bool {
+    let Some(rest) = raw.strip_prefix(path.as_bytes()) else { return false };
+    match query {
+        None => rest.is_empty(),
+        Some(query) => rest.strip_prefix(b"?") == Some(query.as_bytes()) && query.bytes().all(|byte| byte.is_ascii_graphic()),
     }
 }
 
@@ -125,34 +135,63 @@ fn note_client(session: &Session, ctx: &mut Ctx) {
 fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), InvalidField> {
     let head = session.req_header_mut();
     strip_nominated(head);
-    let host = authority(head).into_owned();
     let invalid = |name: &str| InvalidField::Value(name.to_owned());
-    head.remove_header("forwarded");
+    let host = match head.uri.authority() {
+        Some(authority) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("x-forwarded-host"))?),
+        None => head.headers.get(HOST).cloned(),
+    };
+    head.remove_header(&FORWARDED);
     match ctx.exchange.client.ip() {
-        Some(ip) => head.insert_header("x-forwarded-for", ip.to_string()).map_err(|_| invalid("x-forwarded-for"))?,
+        Some(ip) => {
+            let value = address_value(ip).map_err(|_| invalid("x-forwarded-for"))?;
+            head.insert_header("x-forwarded-for", value).map_err(|_| invalid("x-forwarded-for"))?;
+        }
         None => drop(head.remove_header("x-forwarded-for")),
     }
-    let scheme = ctx.exchange.scheme.as_str();
+    let scheme = HeaderValue::from_static(ctx.exchange.scheme.as_str());
     head.insert_header("x-forwarded-proto", scheme).map_err(|_| invalid("x-forwarded-proto"))?;
-    if host.is_empty() {
-        head.remove_header("x-forwarded-host");
-    } else {
-        head.insert_header("x-forwarded-host", host).map_err(|_| invalid("x-forwarded-host"))?;
+    match host.filter(|host| !host.is_empty()) {
+        Some(host) => head.insert_header("x-forwarded-host", host).map_err(|_| invalid("x-forwarded-host"))?,
+        None => drop(head.remove_header("x-forwarded-host")),
     }
     Ok(())
+}
+
+/// An address as a field's value. Written by hand for IPv4, where the formatting machinery costs more than all of the field.
+fn address_value(ip: IpAddr) -> std::result::Result<HeaderValue, InvalidHeaderValue> {
+    let IpAddr::V4(ip) = ip else { return HeaderValue::try_from(ip.to_string()) };
+    let mut text = Vec::with_capacity("255.255.255.255".len());
+    for (place, octet) in ip.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push(b'.');
+        }
+        if octet >= 100 {
+            text.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            text.push(b'0' + octet / 10 % 10);
+        }
+        text.push(b'0' + octet % 10);
+    }
+    HeaderValue::try_from(text)
 }
 
 /// Takes away what `Connection` nominates (RFC 9110 §7.6.1), before Ravelin and its filters set fields of their own: a client
 /// could have those taken away otherwise. What frames the message or names its host is never a matter of one connection.
 fn strip_nominated(head: &mut RequestHeader) {
     const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
-    let upgrades = head.headers.contains_key(UPGRADE);
-    let Some(nominated) = connection_options(&head.headers) else { return };
-    for name in nominated.iter().filter(|name| !KEPT.contains(&name.as_str())) {
+    if !head.headers.contains_key(CONNECTION) {
+        return;
+    }
+    let taken = |option: &&str| !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(option));
+    let nominated: Vec<String> = connection_options(&head.headers).filter(taken).map(str::to_owned).collect();
+    let upgrades = head.headers.contains_key(UPGRADE)
+        && connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    for name in nominated {
         head.remove_header(name.as_str());
     }
     head.remove_header(&CONNECTION);
-    if upgrades && nominated.iter().any(|option| option == "upgrade") {
+    if upgrades {
         // A constant: it can't fail.
         let _ = head.insert_header(CONNECTION, "upgrade");
     }
@@ -181,4 +220,35 @@ fn render(template: &Template, ctx: &Ctx) -> String {
     let mut text = String::new();
     template.render(&ctx.exchange, &mut text);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_everywhere_else() {
+        for octet in 0..=255 {
+            let ip = IpAddr::from([octet, 255 - octet, 0, octet / 7]);
+            assert_eq!(address_value(ip).unwrap(), ip.to_string());
+        }
+        let ip: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(address_value(ip).unwrap(), "2001:db8::1");
+    }
+
+    #[test]
+    fn only_a_target_in_normal_form_passes_as_it_was_sent() {
+        assert!(is_as_sent(b"/a?b=1", "/a", Some("b=1")));
+        assert!(is_as_sent(b"/a?", "/a", Some("")));
+        assert!(is_as_sent(b"/a", "/a", None));
+        for (raw, path, query) in [
+            ("http://h/a", "/a", None),
+            ("/%61", "/a", None),
+            ("/a?", "/a", None),
+            ("/a?b", "/a", Some("c")),
+            ("/a?b\u{e9}", "/a", Some("b\u{e9}")),
+        ] {
+            assert!(!is_as_sent(raw.as_bytes(), path, query), "{raw}");
+        }
+    }
 }

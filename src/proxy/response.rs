@@ -1,7 +1,7 @@
 //! From an endpoint's response to the client's: hop-by-hop fields off, filters walked back, deadlines moved on.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
@@ -33,7 +33,7 @@ impl Proxy {
             body_arrived(ctx);
         }
         let via = self.via.extended(&head.headers, head.version);
-        head.insert_header(VIA, via)?;
+        head.insert_header("via", via)?;
         ctx.exchange.status = Some(head.status.as_u16());
         if let Some(route) = &ctx.route {
             match route.chain.response(&mut ctx.run, &mut UpstreamResponse(head), &mut ctx.exchange).await {
@@ -101,13 +101,25 @@ fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
 }
 
 fn strip_hop_by_hop(head: &mut ResponseHeader) {
-    for name in connection_options(&head.headers).unwrap_or_default() {
-        if name != CONTENT_LENGTH.as_str() && name != TRANSFER_ENCODING.as_str() {
+    // One walk over the few fields that there are is cheaper than asking for each that must not be there.
+    let mut present = [false; HOP_BY_HOP.len()];
+    for name in head.headers.keys() {
+        if let Some(place) = HOP_BY_HOP.iter().position(|hop| *hop == name.as_str()) {
+            present[place] = true;
+        }
+    }
+    let framing = [CONTENT_LENGTH.as_str(), TRANSFER_ENCODING.as_str()];
+    let others = |option: &&str| !HOP_BY_HOP.iter().chain(&framing).any(|name| name.eq_ignore_ascii_case(option));
+    if present[0] {
+        let nominated: Vec<String> = connection_options(&head.headers).filter(others).map(str::to_owned).collect();
+        for name in nominated {
             head.remove_header(name.as_str());
         }
     }
-    for name in HOP_BY_HOP {
-        head.remove_header(name);
+    for (name, present) in HOP_BY_HOP.iter().zip(present) {
+        if present {
+            head.remove_header(*name);
+        }
     }
 }
 

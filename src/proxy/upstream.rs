@@ -8,7 +8,7 @@ use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use crate::filter::{Error, Fields, Party, RequestHead};
+use crate::filter::{Error, InvalidField, Party, RequestHead};
 use crate::observe::{Connect, Timing};
 use crate::proxy::head::UpstreamRequest;
 use crate::proxy::{Ctx, Proxy, Result};
@@ -113,8 +113,8 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
 
 async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
     let via = proxy.via.extended(&head.headers, session.req_header().version);
+    head.insert_header("via", via).map_err(|_| InvalidField::Value("via".to_owned()))?;
     let mut view = UpstreamRequest(head);
-    view.set("via", via.as_bytes())?;
     if let (Some(upstream), Some(endpoint)) = (&ctx.exchange.upstream, &ctx.exchange.endpoint)
         && let Some(host) = upstream.host_for(endpoint)
     {
@@ -130,7 +130,7 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
 pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
     if ctx.tunnel {
         ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
-    } else {
+    } else if body.is_some() {
         // The endpoint can't answer in full before it has the body: each piece starts its time anew.
         await_response(ctx);
     }

@@ -8,11 +8,21 @@ use http::{HeaderMap, HeaderValue, Version};
 /// This process's name in `Via`, drawn at start: replicas and chained Ravelins are not taken for one another.
 pub(super) struct Via {
     name: String,
+    /// The whole field of a message that has none yet, which is nearly every one: made once, shared by all.
+    own: [HeaderValue; 3],
 }
 
 impl Via {
     pub(super) fn new() -> Self {
-        Self { name: format!("ravelin-{:08x}", fastrand::u32(..)) }
+        Self::named(format!("ravelin-{:08x}", fastrand::u32(..)))
+    }
+
+    fn named(name: String) -> Self {
+        let own = PROTOCOLS.map(|protocol| {
+            // A name of our own making: it can't fail.
+            HeaderValue::from_str(&format!("{protocol} {name}")).unwrap_or_else(|_| HeaderValue::from_static("1.1 ravelin"))
+        });
+        Self { name, own }
     }
 
     /// Whether a request has been through this process already.
@@ -22,11 +32,14 @@ impl Via {
 
     /// What `Via` becomes: what it was, and this process.
     pub(super) fn extended(&self, headers: &HeaderMap, received: Version) -> HeaderValue {
-        let own = format!("{} {}", protocol(received), self.name);
+        let own = &self.own[protocol(received)];
+        if !headers.contains_key(VIA) {
+            return own.clone();
+        }
         let before = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
-        let all: Vec<&str> = before.chain(std::iter::once(own.as_str())).collect();
+        let all: Vec<&str> = before.chain(own.to_str().ok()).collect();
         // Values that were header values before, joined: it can't fail.
-        HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("1.1 ravelin"))
+        HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| own.clone())
     }
 
     fn is_hop(&self, hop: &str) -> bool {
@@ -34,11 +47,15 @@ impl Via {
     }
 }
 
-fn protocol(version: Version) -> &'static str {
+/// `received-protocol`, without the name: it is HTTP.
+const PROTOCOLS: [&str; 3] = ["1.0", "1.1", "2.0"];
+
+/// The place in [`PROTOCOLS`].
+fn protocol(version: Version) -> usize {
     match version {
-        Version::HTTP_2 => "2.0",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
+        Version::HTTP_10 => 0,
+        Version::HTTP_2 => 2,
+        _ => 1,
     }
 }
 
@@ -48,8 +65,9 @@ mod tests {
 
     #[test]
     fn a_request_that_comes_back_is_known() {
-        let via = Via { name: "ravelin-1".to_owned() };
+        let via = Via::named("ravelin-1".to_owned());
         let mut headers = HeaderMap::new();
+        assert_eq!(via.extended(&headers, Version::HTTP_2), "2.0 ravelin-1");
         assert!(!via.is_in(&headers));
         headers.append(VIA, HeaderValue::from_static("1.0 fred, 1.1 ravelin-2 (x)"));
         assert!(!via.is_in(&headers));

@@ -84,14 +84,14 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
     let mut closing = pin!(drain.closing());
     let mut seen = 0;
     let mut begun = !conn.ahead().is_empty();
-    let from_now = |timeout: Option<Duration>| timeout.map(|timeout| Instant::now() + timeout);
-    let mut due = from_now(if begun { limits.header_timeout } else { limits.idle_timeout });
+    // Set when there is something to wait for: the time is not read for a head that is there already.
+    let mut due = None;
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
                 if !begun {
                     begun = true;
-                    due = from_now(limits.header_timeout);
+                    due = None;
                 }
                 match scan(conn.ahead(), seen, limits) {
                     Scan::Partial => seen = conn.ahead().len(),
@@ -109,7 +109,10 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
             if !begun && closing.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Closed);
             }
-            let Some(due) = due else { return Poll::Pending };
+            let timeout = if begun { limits.header_timeout } else { limits.idle_timeout };
+            let Some(due) = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout)) else {
+                return Poll::Pending;
+            };
             return match conn.poll_until(due, cx) {
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),
@@ -125,9 +128,8 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
     let head = conn.begin(head, body);
     let mut session = ServerSession::new_http1(Box::new(conn) as Stream);
     session.set_pipelined_prefix(head);
-    // A large future: it lives in memory of its own, which is gone while the connection waits for its next request.
-    let serving = CONNECTION.scope(connection, listener.proxy.process_new_http(session, &listener.shutdown));
-    let reused = Box::pin(serving).await?;
+    // A large future, but Pingora has put it into memory of its own, which is gone while the connection waits for its next request.
+    let reused = CONNECTION.scope(connection, listener.proxy.process_new_http(session, &listener.shutdown)).await?;
     let (stream, _) = reused.consume();
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }

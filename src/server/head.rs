@@ -3,6 +3,8 @@
 //! Pingora parses the head in full later. Both must agree on where it ends and on what follows, so everything that two
 //! parsers could read differently is refused here.
 
+use memchr::{memchr, memchr_iter, memchr2};
+
 use crate::config::ListenerLimits;
 use crate::server::chunks::Chunks;
 
@@ -58,26 +60,30 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
 }
 
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
-    bytes[from..].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
+    memchr_iter(b'\n', &bytes[from..]).map(|at| from + at + 1).find(|end| bytes[from..*end].ends_with(b"\r\n\r\n"))
 }
 
 fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, (u16, &'static str)> {
-    let text = &head[..head.len() - 4];
-    let mut lines = text.split(|byte| *byte == b'\n').peekable();
+    let mut rest = Some(&head[..head.len() - 4]);
     let mut first = true;
     let mut fields = 0;
     let mut length: Option<u64> = None;
     let mut chunked = false;
     let mut upgrade = false;
-    while let Some(line) = lines.next() {
-        // Every line but the last, whose end `text` has lost, ends in CR LF: a bare LF or CR is read differently elsewhere.
-        let line = match lines.peek() {
-            Some(_) => line.strip_suffix(b"\r").ok_or((400, "bare_line_feed"))?,
-            None => line,
+    while let Some(text) = rest {
+        // Every line but the last, whose end is left out here, ends in CR LF: a bare LF or CR is read differently elsewhere.
+        let line = match memchr2(b'\r', b'\n', text) {
+            None => {
+                rest = None;
+                text
+            }
+            Some(end) if text[end..].starts_with(b"\r\n") => {
+                rest = Some(&text[end + 2..]);
+                &text[..end]
+            }
+            Some(end) if text[end] == b'\n' => return Err((400, "bare_line_feed")),
+            Some(_) => return Err((400, "bare_carriage_return")),
         };
-        if line.contains(&b'\r') {
-            return Err((400, "bare_carriage_return"));
-        }
         if std::mem::take(&mut first) {
             request_line(line, limits.uri_size)?;
             continue;
@@ -86,7 +92,7 @@ fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, (u16, &'static str
         if fields > limits.headers {
             return Err((431, "too_many_headers"));
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "bad_header"))?;
+        let colon = memchr(b':', line).ok_or((400, "bad_header"))?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         // Without an early end, so that many bytes are looked at at once.
         let controls = value.iter().fold(false, |found, byte| found | (*byte < 0x20 && *byte != b'\t') | (*byte == 0x7f));
@@ -154,9 +160,26 @@ fn number(value: &[u8]) -> Option<u64> {
     if digits { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
 }
 
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2): looked up, since a head has hundreds of them.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut place = 0;
+    while place < others.len() {
+        table[others[place] as usize] = true;
+        place += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! stream for a client that leaves; so the deadlines of the exchange are kept here too: when one passes, the read fails.
 
 use std::io;
+use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -26,6 +27,8 @@ use crate::server::head::Body;
 
 /// Small writes are joined up to this size: a head and a small body leave together.
 const JOIN: usize = 8 * 1024;
+/// Room for the first of them.
+const FIRST: usize = 2 * 1024;
 /// How much is read at once while waiting for a head, or from a client that speaks out of turn.
 const READ: usize = 4 * 1024;
 
@@ -80,12 +83,11 @@ impl Conn {
     pub(super) fn begin(&mut self, head: usize, body: Body) -> BytesMut {
         self.body = body;
         self.clock.reset();
-        let head = self.ahead.split_to(head);
-        if self.ahead.is_empty() {
-            // An idle connection holds no buffer.
-            self.ahead = BytesMut::new();
+        if self.ahead.len() == head {
+            // Nothing came ahead: the buffer goes with the head, and an idle connection holds none.
+            return mem::take(&mut self.ahead);
         }
-        head
+        self.ahead.split_to(head)
     }
 
     /// Lets everything through, as HTTP/2.
@@ -102,8 +104,8 @@ impl Conn {
             return Poll::Ready(Ok(false));
         }
         // On the stack, so that a connection that waits holds no memory for it.
-        let mut space = [0; READ];
-        let mut buffer = ReadBuf::new(&mut space);
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         self.ended = buffer.filled().is_empty();
@@ -128,20 +130,22 @@ impl Conn {
 
     /// Fails once a deadline has passed; otherwise the task is woken when one does.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // Of the streams that share a connection each keeps its own time.
+        if !self.http2 && self.clock.expired().is_some() {
+            return Poll::Ready(io::ErrorKind::TimedOut.into());
+        }
         loop {
             let stall = self.stalled_since.zip(self.write_timeout).map(|(since, timeout)| since + timeout);
+            let exchange = if self.http2 { None } else { self.clock.due().map(Instant::from) };
+            let Some(at) = stall.into_iter().chain(exchange).min() else { return Poll::Pending };
+            // The timer knows whether there is time left: the clock is read when it says that there is none.
+            ready!(self.poll_until(at, cx));
             if stall.is_some_and(|at| at <= Instant::now()) {
                 self.clock.client_is_lost();
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
-            // Of the streams that share a connection each keeps its own time.
-            let exchange = match if self.http2 { Ok(None) } else { self.clock.look() } {
-                Err(_) => return Poll::Ready(io::ErrorKind::TimedOut.into()),
-                Ok(at) => at.map(Instant::from),
-            };
-            match stall.into_iter().chain(exchange).min() {
-                Some(at) => ready!(self.poll_until(at, cx)),
-                None => return Poll::Pending,
+            if !self.http2 && self.clock.look().is_err() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
         }
     }
@@ -267,6 +271,10 @@ impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.out.len() + bytes.len() <= JOIN {
+            if this.out.is_empty() {
+                // Most answers are a head and a small body: they find room at once.
+                this.out.reserve(bytes.len().max(FIRST));
+            }
             this.out.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }

@@ -1,0 +1,152 @@
+"""The contenders: what each is given, so that all put the same bytes on the wire.
+
+Each proxies one plain HTTP/1.1 listener to two endpoints in turns, over kept-alive connections, with one thread. The request
+gains X-Forwarded-For, -Proto, -Host and Via; the response gains Via and `x-proxy: bench`.
+"""
+
+import os
+import subprocess
+
+LOG_JSON = "access_log: {format: json, output: {file: %s}}\n"
+LOG_NONE = "access_log: {output: none}\n"
+
+
+class Unable(Exception):
+    """A contender that can't take part in a scenario, and why."""
+
+
+def written(directory, name, text):
+    path = os.path.join(directory, name)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def ravelin(binary, directory, port, endpoints, log):
+    """The demo's shape: round robin, TCP health checks, one `headers` filter."""
+    text = f"""threads: 1
+pid_file: {directory}/ravelin.pid
+upgrade_sock: {directory}/upgrade.sock
+upstream_keepalive_pool_size: 512
+listeners:
+  web:
+    address: 127.0.0.1:{port}
+upstreams:
+  services:
+    endpoints: [{", ".join(endpoints)}]
+    balance: round_robin
+    health_check: {{tcp: {{interval: 1s}}}}
+routes:
+  all:
+    filters:
+      - headers: {{response: {{set: {{x-proxy: bench}}}}}}
+    upstream: services
+"""
+    # Keys that a version does not know yet are left out, and said to be missing.
+    optional = LOG_JSON % f"{directory}/access.log" if log else LOG_NONE
+    for candidate in (text + optional, text):
+        path = written(directory, "ravelin.yaml", candidate)
+        checked = subprocess.run([binary, "check", "-c", path], capture_output=True, text=True, check=False)
+        if checked.returncode == 0:
+            return [binary, "run", "-c", path]
+        if log:
+            raise Unable("this version writes no access log")
+    raise Unable(f"`ravelin check` refuses the configuration:\n{checked.stderr}")
+
+
+def bare(binary, directory, port, endpoints, log):
+    """Pingora and nothing else: `examples/bare_pingora.rs`. It has no access log, and stays the measure where others write one."""
+    return [binary, f"127.0.0.1:{port}", *endpoints]
+
+
+def nginx(binary, directory, port, endpoints, log):
+    servers = " ".join(f"server {endpoint};" for endpoint in endpoints)
+    access_log = f"{directory}/access.log json" if log else "off"
+    path = written(directory, "nginx.conf", nginx_main(directory) + f"""
+http {{
+  log_format json escape=json '{{"time":"$time_iso8601","client":"$remote_addr","method":"$request_method","host":"$host","path":"$uri",'
+    '"status":$status,"bytes":$body_bytes_sent,"duration":$request_time,"endpoint":"$upstream_addr","agent":"$http_user_agent"}}';
+  access_log {access_log};
+  keepalive_requests 1000000000; keepalive_timeout 600s;
+  proxy_max_temp_file_size 0; {nginx_paths(directory)}
+  upstream services {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://services; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto http;
+      proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Via "1.1 nginx";
+      add_header Via "1.1 nginx" always; add_header x-proxy bench always;
+    }}
+  }}
+}}
+""")
+    return [binary, "-p", directory, "-e", f"{directory}/error.log", "-c", path]
+
+
+def haproxy(binary, directory, port, endpoints, log):
+    servers = "".join(f"  server s{n} {endpoint} check inter 1s pool-max-conn 512\n" for n, endpoint in enumerate(endpoints))
+    # It writes no files itself: its standard output is one here.
+    log_global = "  log stdout len 2048 format raw local0\n" if log else ""
+    log_format = """  log global
+  log-format '{"time":"%T","client":"%ci","method":"%HM","path":"%HP","status":%ST,"bytes":%B,"duration":%Ta,"endpoint":"%si:%sp","host":"%[capture.req.hdr(0)]","agent":"%[capture.req.hdr(1)]"}'
+  capture request header Host len 64
+  capture request header User-Agent len 64
+""" if log else ""
+    path = written(directory, "haproxy.cfg", f"""global
+  nbthread 1
+{log_global}defaults
+  mode http
+  timeout connect 5s
+  timeout client 600s
+  timeout server 60s
+  timeout http-keep-alive 600s
+frontend web
+  bind 127.0.0.1:{port}
+  http-request set-header X-Forwarded-For %[src]
+  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Host %[req.hdr(host)]
+  http-request set-header Via "1.1 haproxy"
+  http-response set-header Via "1.1 haproxy"
+  http-response set-header x-proxy bench
+{log_format}  default_backend services
+backend services
+  balance roundrobin
+  http-reuse always
+{servers}""")
+    return [binary, "-db", "-f", path]
+
+
+def origin(binary, directory, ports, small, large):
+    """nginx serves as the origin too: it costs the load's core less than anything of our own would, and is there anyway."""
+    with open(os.path.join(directory, "large"), "wb") as file:
+        file.write(large)
+    listens = " ".join(f"listen 127.0.0.1:{port};" for port in ports)
+    path = written(directory, "nginx.conf", nginx_main(directory) + f"""
+http {{
+  access_log off; sendfile on; default_type text/plain;
+  keepalive_requests 1000000000; keepalive_timeout 600s; {nginx_paths(directory)}
+  server {{
+    {listens}
+    location = / {{ return 200 "{small.decode()}"; }}
+    location = /large {{ root {directory}; }}
+  }}
+}}
+""")
+    return [binary, "-p", directory, "-e", f"{directory}/error.log", "-c", path]
+
+
+def nginx_main(directory):
+    # One process and no master: what it costs is then in one place.
+    return f"""daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log error;
+worker_rlimit_nofile 8192;
+events {{ worker_connections 4096; }}"""
+
+
+def nginx_paths(directory):
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
+
+
+CONTENDERS = {"ravelin": ravelin, "bare": bare, "nginx": nginx, "haproxy": haproxy}
+PEERS = ("nginx", "haproxy")

@@ -151,7 +151,11 @@ impl Loader<'_> {
                 Ok(path) if path.is_dir() => {}
                 Ok(path) => paths.push(path),
                 Err(error) => {
-                    let message = format!("cannot read `{}`: {}", error.path().display(), in_words(error.error()));
+                    let message = format!(
+                        "cannot read `{}`: {}",
+                        self.report.shown(pattern.span, &error.path().to_string_lossy()),
+                        in_words(error.error())
+                    );
                     self.report.push(Diagnostic::error(pattern.span, message));
                 }
             }
@@ -172,7 +176,10 @@ impl Loader<'_> {
         }
         let cannot_read = |reason: &str| {
             let hint = "the path is relative to the file that includes it";
-            let diagnostic = Diagnostic::error(pattern.span, format!("cannot read `{}`: {reason}", path.display()));
+            let diagnostic = Diagnostic::error(
+                pattern.span,
+                format!("cannot read `{}`: {reason}", self.report.shown(pattern.span, &path.to_string_lossy())),
+            );
             if Path::new(&pattern.value).is_absolute() { diagnostic } else { diagnostic.hint(hint) }
         };
         let text = match read(path) {

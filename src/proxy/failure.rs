@@ -32,13 +32,20 @@ impl Proxy {
             .map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
         // Once a head is out there is nothing left to say but to break off; a client that is gone hears nothing.
         let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls");
-        if session.response_written().is_some() || gone {
+        if final_head_is_out(session) || gone {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let reply = error_reply(session, &ctx.exchange, code);
         let _ = self.answer(session, ctx, reply).await;
         FailToProxy { error_code: code, can_reuse_downstream: false }
     }
+}
+
+/// Whether the client has the head of an answer. An informational one is none: what fails after it can still be said.
+pub(super) fn final_head_is_out(session: &Session) -> bool {
+    session
+        .response_written()
+        .is_some_and(|head| !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS)
 }
 
 pub(super) fn missed(expired: Expired) -> Error {

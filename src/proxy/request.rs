@@ -135,6 +135,10 @@ fn note_client(session: &Session, ctx: &mut Ctx) {
 fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), InvalidField> {
     let head = session.req_header_mut();
     strip_nominated(head);
+    // Many a service reads `_` as `-`, and would take these for ours.
+    for name in ["x_forwarded_for", "x_forwarded_proto", "x_forwarded_host"] {
+        head.remove_header(name);
+    }
     let invalid = |name: &str| InvalidField::Value(name.to_owned());
     let host = match head.uri.authority() {
         Some(authority) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("x-forwarded-host"))?),

@@ -133,6 +133,11 @@ fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
     // The version is this hop's, whatever the endpoint speaks (RFC 9110 §2.5).
     head.set_version(Version::HTTP_11);
+    if head.status == StatusCode::NO_CONTENT {
+        // It has no body, and so no framing (RFC 9110 §8.6).
+        head.remove_header(&CONTENT_LENGTH);
+        head.remove_header(&TRANSFER_ENCODING);
+    }
     match request.version {
         Version::HTTP_10 | Version::HTTP_09 if head.headers.contains_key(TRANSFER_ENCODING) => {
             // Chunks are unknown there: the body ends with the connection.

@@ -11,6 +11,9 @@ use crate::server::chunks::Chunks;
 /// Room for method and version beside the target.
 const AROUND_TARGET: usize = 64;
 
+/// What follows the part of HTTP/2's preface that looks like a head.
+const PREFACE_END: &[u8] = b"SM\r\n\r\n";
+
 /// How a request's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
@@ -51,7 +54,12 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
     }
     let head = &bytes[..length];
     if head == b"PRI * HTTP/2.0\r\n\r\n" {
-        return Scan::Http2;
+        // The whole of it (RFC 9113 §3.4), so that nobody waits for the rest without a deadline.
+        return match &bytes[length..] {
+            rest if rest.starts_with(PREFACE_END) => Scan::Http2,
+            rest if PREFACE_END.starts_with(rest) => Scan::Partial,
+            _ => Scan::Refused(400, "bad_preface"),
+        };
     }
     match read(head, limits) {
         Ok(body) => Scan::Head { length, body },
@@ -207,7 +215,9 @@ mod tests {
             let length = text.find("\r\n\r\n").unwrap() + 4;
             assert_eq!(scanned(text), Scan::Head { length, body }, "{text}");
         }
-        assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nSM"), Scan::Http2);
+        assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrest"), Scan::Http2);
+        assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nSM"), Scan::Partial);
+        assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nGET"), Scan::Refused(400, "bad_preface"));
         assert_eq!(scanned("GET / HTTP/1.1\r\nHost"), Scan::Partial);
         assert_eq!(scanned("G"), Scan::Partial);
     }

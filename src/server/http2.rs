@@ -53,11 +53,17 @@ struct Streams {
 
 #[async_trait]
 impl HttpServerApp for Streams {
-    async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
         let served = self.served.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
             self.full.notify_one();
         }
+        // A window that stays shut holds what an endpoint has sent: the stream ends.
+        session.set_write_timeout(self.limits.write_timeout);
         let clock = Arc::new(Clock::new());
         let connection = Connection {
             listener: self.listener.name.clone(),

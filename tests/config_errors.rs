@@ -144,6 +144,7 @@ cases! {
     file_without_routes: LISTENERS;
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
+    pingora_would_panic: with("client_bind_to_ipv4: [nonsense]\nclient_bind_to_ipv6: [127.0.0.1]\nca_file: /nonexistent/ca.pem\n");
     file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
     access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
     access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");

@@ -143,6 +143,7 @@ pub(crate) fn decode(
         }
         _ => conf.version = 1,
     }
+    refuse_what_pingora_would_panic_on(tree, node, &conf, report);
     if given("threads").is_none() {
         conf.threads = surroundings.threads;
     }
@@ -166,6 +167,24 @@ pub(crate) fn decode(
             report.push(Diagnostic::error(tree.place(node), format!("Pingora refuses these settings: {error}")));
             None
         }
+    }
+}
+
+/// Values that Pingora looks at only when it starts, and then without mercy.
+fn refuse_what_pingora_would_panic_on(tree: &Tree, node: NodeId, conf: &ServerConf, report: &mut Report) {
+    let mut refuse = |key: &str, message: String| {
+        if let Some(entry) = tree.entry(node, key) {
+            report.push(Diagnostic::error(tree.place(entry.value), message));
+        }
+    };
+    if conf.client_bind_to_ipv4.iter().any(|address| address.parse::<std::net::Ipv4Addr>().is_err()) {
+        refuse("client_bind_to_ipv4", "these must be IPv4 addresses, without a port".to_owned());
+    }
+    if conf.client_bind_to_ipv6.iter().any(|address| address.parse::<std::net::Ipv6Addr>().is_err()) {
+        refuse("client_bind_to_ipv6", "these must be IPv6 addresses, without a port".to_owned());
+    }
+    if let Some(Err(error)) = conf.ca_file.as_ref().map(std::fs::File::open) {
+        refuse("ca_file", format!("the file can't be read: {error}"));
     }
 }
 
@@ -275,7 +294,9 @@ mod tests {
         for (key, takes, _) in KEYS {
             let good = match takes {
                 Bool => "true",
+                Text if *key == "ca_file" => "/dev/null",
                 Text => "/tmp/x",
+                Texts if *key == "client_bind_to_ipv6" => "['::1']",
                 Texts => "[10.0.0.1]",
                 Number | Positive(_) | HistogramBuckets => "1",
                 HistogramScale => "linear",

@@ -102,13 +102,7 @@ pub(super) fn exchange_failed(
 
 /// Makes the head that this try sends.
 pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
-    match prepare(session, head, ctx, proxy).await {
-        Ok(()) => {
-            await_response(ctx);
-            Ok(())
-        }
-        Err(error) => Err(ended(ctx, error)),
-    }
+    prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))
 }
 
 async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
@@ -130,8 +124,8 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
 pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
     if ctx.tunnel {
         ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
-    } else if body.is_some() {
-        // The endpoint can't answer in full before it has the body: each piece starts its time anew.
+    } else if end {
+        // Until here it was the client's turn: the endpoint can't answer before it has the whole request.
         await_response(ctx);
     }
     ctx.received += body.as_ref().map_or(0, Bytes::len) as u64;

@@ -210,3 +210,20 @@ fn command(method: &str, path: &str, switches: &[watch::Sender<bool>]) -> Option
     switches[index].send_replace(on);
     Some(format!("{name} {}\n", if on { "starts" } else { "stops" }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_switch_services_but_never_the_last_one_off() {
+        let switches: Vec<watch::Sender<bool>> = SERVICES.iter().map(|_| watch::channel(true).0).collect();
+        assert_eq!(command("GET", "/stop/alpha", &switches), None);
+        assert_eq!(command("POST", "/stop/nobody", &switches), None);
+        assert_eq!(command("POST", "/stop/alpha", &switches).as_deref(), Some("alpha stops\n"));
+        assert_eq!(command("POST", "/stop/beta", &switches).as_deref(), Some("beta stops\n"));
+        assert!(command("POST", "/stop/gamma", &switches).unwrap().contains("stays"));
+        assert_eq!(command("POST", "/start/alpha", &switches).as_deref(), Some("alpha starts\n"));
+        assert_eq!(switches.iter().map(|switch| *switch.borrow()).collect::<Vec<_>>(), [true, false, true]);
+    }
+}

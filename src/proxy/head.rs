@@ -219,3 +219,35 @@ async fn buffer_body(session: &mut Session, max: usize) -> Result<Bytes, Error> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_target_keeps_scheme_and_authority() {
+        let mut head = RequestHeader::build("GET", b"/a", None).unwrap();
+        head.set_uri("https://example.com/a?b".parse().unwrap());
+        set_target(&mut head, parse_target("/c", None).unwrap()).unwrap();
+        assert_eq!(head.uri.to_string(), "https://example.com/c");
+        set_host(&mut head, "other:81").unwrap();
+        assert_eq!((head.uri.authority().unwrap().as_str(), authority(&head).as_ref()), ("other:81", "other:81"));
+        assert_eq!(head.headers["host"], "other:81");
+        assert_eq!(set_host(&mut head, "a b"), Err(InvalidField::Host("a b".to_owned())));
+    }
+
+    #[test]
+    fn views_change_the_head_beneath() {
+        let mut head = RequestHeader::build("GET", b"/a?b", None).unwrap();
+        let mut view = UpstreamRequest(&mut head);
+        view.add("x-a", b"1").unwrap();
+        view.add("x-a", b"2").unwrap();
+        assert_eq!((view.path(), view.query(), view.get("X-A")), ("/a", Some("b"), Some(&b"1"[..])));
+        view.set("x-a", b"3").unwrap();
+        assert!(view.remove("x-a") && !view.remove("x-a"));
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        assert_eq!(UpstreamResponse(&mut response).set_status(99), Err(InvalidField::Status(99)));
+        UpstreamResponse(&mut response).set_status(404).unwrap();
+        assert_eq!(response.status, 404);
+    }
+}

@@ -228,3 +228,50 @@ fn listener(section: Named<config::Listener>) -> ListenerPlan {
         http2: section.value.http2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn compiled(yaml: &str, previous: Option<&Snapshot>) -> Compiled {
+        let mut registry = Registry::default();
+        crate::filters::register(&mut registry).unwrap();
+        let (config, mut report) = config::parse(yaml, Path::new("a.yaml"), &registry, &|_| None);
+        compile(config.unwrap(), &registry, previous, &mut report).unwrap()
+    }
+
+    fn yaml(address: &str, endpoint: &str) -> String {
+        format!(
+            "listeners: {{main: {{address: \"{address}\"}}}}\n\
+             upstreams: {{a: {{endpoints: [\"{endpoint}\"]}}, b: {{endpoints: [127.0.0.1:2]}}}}\n\
+             routes: {{a: {{upstream: a}}, b: {{match: {{paths: [/b]}}, upstream: b}}}}\n"
+        )
+    }
+
+    #[test]
+    fn an_upstream_that_says_the_same_is_the_same() {
+        let first = compiled(&yaml("127.0.0.1:1", "127.0.0.1:1"), None).snapshot;
+        let second = compiled(&yaml("127.0.0.1:1", "127.0.0.1:3"), Some(&first)).snapshot;
+        let find =
+            |snapshot: &Snapshot, name| snapshot.upstreams().iter().find(|upstream| upstream.name() == name).unwrap().clone();
+        assert!(Arc::ptr_eq(&find(&first, "b"), &find(&second, "b")));
+        assert!(!Arc::ptr_eq(&find(&first, "a"), &find(&second, "a")));
+    }
+
+    #[test]
+    fn what_needs_a_new_process_is_named() {
+        let before = compiled(&yaml("127.0.0.1:1", "127.0.0.1:1"), None).boot;
+        let in_force = InForce {
+            pingora: Arc::new(before.pingora),
+            listeners: before.listeners,
+            access_log: before.access_log,
+            admin: before.admin,
+        };
+        let same = compiled(&yaml("127.0.0.1:1", "127.0.0.1:9"), None).boot;
+        assert_eq!(same.differences(&in_force), Vec::<String>::new());
+        let other = compiled(&format!("threads: 77\n{}", yaml("127.0.0.1:2", "127.0.0.1:1")), None).boot;
+        assert_eq!(other.differences(&in_force), ["`threads`", "listener `main`"]);
+    }
+}

@@ -9,9 +9,6 @@ use pingora_proxy::Session;
 use crate::filter::{Body, Error, Exchange, Party, Reply, ResponseHead};
 use crate::proxy::{Ctx, Proxy, Result};
 
-/// A request's body of up to this length is read to its end, so that the connection can be used again.
-const DRAIN_MAX: u64 = 64 * 1024;
-
 impl Proxy {
     /// Walks a reply back through the filters that the request passed, and sends it.
     ///
@@ -52,7 +49,8 @@ impl Proxy {
     /// As [`Proxy::answer`].
     pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
-        if leaves_body_unread(session) || session.is_process_shutting_down() {
+        // Pingora closes by itself after an answer to a request whose body has not been read.
+        if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
         let written = write(session, ctx, reply).await;
@@ -90,17 +88,6 @@ fn accepts_json(accept: &[u8]) -> bool {
         });
         (media == "application/json" || media.ends_with("+json")) && !refused
     })
-}
-
-/// Whether the client still has more of a body to send than is worth reading.
-fn leaves_body_unread(session: &mut Session) -> bool {
-    if session.as_downstream().is_http2() || session.as_mut().is_body_done() {
-        return false;
-    }
-    let headers = &session.req_header().headers;
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    // Who asks first would wait for a 100 that never comes.
-    headers.contains_key(http::header::EXPECT) || length.is_none_or(|length| length > DRAIN_MAX)
 }
 
 async fn write(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {

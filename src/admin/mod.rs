@@ -21,12 +21,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::api::Api;
 
-use crate::server::{BoundSocket, SocketFile};
+use crate::server::{BoundSocket, Drain, Socket};
 
 /// Connections at once; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -46,11 +45,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Admin {
     socket: Option<BoundSocket>,
     api: Arc<Api>,
+    drain: Arc<Drain>,
+    /// Another process answers at this address until this one is ready.
+    shared: bool,
 }
 
 impl Admin {
-    pub(crate) fn new(socket: BoundSocket, api: Api) -> Self {
-        Self { socket: Some(socket), api: Arc::new(api) }
+    pub(crate) fn new(socket: BoundSocket, shared: bool, api: Api, drain: Arc<Drain>) -> Self {
+        Self { socket: Some(socket), api: Arc::new(api), drain, shared }
     }
 
     async fn serve(&mut self, ready: ServiceReadyNotifier) -> io::Result<()> {
@@ -58,42 +60,15 @@ impl Admin {
         let (socket, address) = Socket::new(socket)?;
         log::info!("admin listening on {address}");
         ready.notify_ready();
-        accept(&socket, &self.api).await;
+        if self.shared {
+            self.drain.has_listened().await;
+        }
+        tokio::select! {
+            () = accept(&socket, &self.api) => {}
+            // From here on a new process answers.
+            () = self.drain.has_handed_over() => {}
+        }
         Ok(())
-    }
-}
-
-/// The socket in this runtime.
-enum Socket {
-    Tcp(TcpListener),
-    /// The file goes when the socket does.
-    Unix(UnixListener, #[expect(dead_code, reason = "it is only kept")] SocketFile),
-}
-
-/// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-impl Socket {
-    /// With the address that it got.
-    fn new(socket: BoundSocket) -> io::Result<(Self, String)> {
-        Ok(match socket {
-            BoundSocket::Tcp(socket) => {
-                let address = socket.local_addr()?.to_string();
-                (Self::Tcp(TcpListener::from_std(socket)?), address)
-            }
-            BoundSocket::Unix(socket, file) => {
-                let address = file.to_string();
-                (Self::Unix(UnixListener::from_std(socket)?, file), address)
-            }
-        })
-    }
-
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Self::Tcp(socket) => Box::new(socket.accept().await?.0),
-            Self::Unix(socket, _) => Box::new(socket.accept().await?.0),
-        })
     }
 }
 
@@ -125,7 +100,7 @@ async fn accept(socket: &Socket, api: &Arc<Api>) {
     // The semaphore is never closed.
     while let Ok(place) = places.clone().acquire_owned().await {
         match socket.accept().await {
-            Ok(stream) => {
+            Ok((stream, _)) => {
                 let api = api.clone();
                 tokio::spawn(async move {
                     if let Err(error) = converse(stream, &api).await {
@@ -143,7 +118,10 @@ async fn accept(socket: &Socket, api: &Arc<Api>) {
 }
 
 /// Answers one request.
-async fn converse(stream: Box<dyn Stream>, api: &Api) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    api: &Api,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let answer = async |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
         if !body.is_end_stream() {
@@ -171,7 +149,7 @@ mod tests {
     /// All that comes back for these bytes.
     async fn said(bytes: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 20);
-        let serving = tokio::spawn(async move { converse(Box::new(server), &Api::testing(Some("sesame"))).await });
+        let serving = tokio::spawn(async move { converse(server, &Api::testing(Some("sesame"))).await });
         client.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();

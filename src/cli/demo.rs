@@ -15,6 +15,7 @@ use crate::cli::app::fail;
 use crate::cli::run::{start, start_logging};
 use crate::filter::Registry;
 use crate::runtime::{Snapshot, compile};
+use crate::server::Start;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -49,7 +50,7 @@ pub(super) fn demo(args: &Args, registry: Registry) -> ExitCode {
     let Some(compiled) = compiled else { return fail(&report.render(false)) };
     start_logging();
     println!("{}", welcome(args.address));
-    start(compiled, &report, Arc::new(load))
+    start(compiled, &report, Arc::new(load), Start::Alone)
 }
 
 /// What the demo runs, for services at these addresses.

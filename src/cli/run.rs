@@ -8,7 +8,7 @@ use crate::cli::app::{config_path, fail, load, show};
 use crate::config::Report;
 use crate::filter::Registry;
 use crate::runtime::{Compiled, Snapshot};
-use crate::server::{Load, serve};
+use crate::server::{Load, Start, serve};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Run in the background.
     #[arg(short, long)]
     daemon: bool,
+    /// Take the listening sockets over from the process that runs with this configuration; then end it with SIGQUIT.
+    #[arg(short, long)]
+    upgrade: bool,
     /// Check the configuration and exit, as `ravelin check` does.
     #[arg(short, long)]
     test: bool,
@@ -26,7 +29,12 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, registry: Registry) -> ExitCode {
     let path = config_path(args.conf.as_ref());
     let daemon = args.daemon;
-    let load = move |previous: Option<&Snapshot>| load(&path, &registry, daemon, previous);
+    // A process in the background is in another folder when it reads the file again.
+    let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+    let load = move |previous: Option<&Snapshot>| {
+        let path = if previous.is_some() { &absolute } else { &path };
+        load(path, &registry, daemon, previous)
+    };
     let (compiled, report) = load(None);
     show(&report, args.conf.as_ref());
     let Some(compiled) = compiled else { return ExitCode::FAILURE };
@@ -34,12 +42,13 @@ pub(super) fn run(args: &Args, registry: Registry) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_logging();
-    start(compiled, &report, Arc::new(load))
+    let how = if args.upgrade { Start::Upgrade } else { Start::Fresh };
+    start(compiled, &report, Arc::new(load), how)
 }
 
 /// Serves until a signal comes.
-pub(super) fn start(compiled: Compiled, report: &Report, load: Load) -> ExitCode {
-    match serve(compiled, report, load) {
+pub(super) fn start(compiled: Compiled, report: &Report, load: Load, how: Start) -> ExitCode {
+    match serve(compiled, report, load, how) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }

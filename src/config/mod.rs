@@ -51,6 +51,7 @@ pub use listener::Listener;
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
 pub use observe::{AccessLog, LogFormat, LogOutput};
+pub use pingora::Given;
 pub use report::{Diagnostic, Report, Severity};
 pub use route::{Match, Redirect, Respond};
 pub use schema::schema;
@@ -65,6 +66,8 @@ pub use upstream::{
 pub struct Config {
     /// Pingora's own settings, Ravelin's defaults applied.
     pub pingora: ServerConf,
+    /// What of them the file gives.
+    pub given: Given,
     /// In the order of the file.
     pub listeners: Vec<Named<Listener>>,
     /// In the order of the file.

@@ -34,17 +34,13 @@ const KEYS: &[(&str, Takes, &str)] = &[
     ("version", Number, "Version of Pingora's configuration: 1."),
     ("daemon", Bool, "Run in the background."),
     ("error_log", Text, "In the background: the file for the log. Default: standard error."),
-    (
-        "pid_file",
-        Text,
-        "In the background: the file for the process id. Default: in a private directory that is named after this file's path.",
-    ),
+    ("pid_file", Text, "The file for the process id. Default: in a private directory that is named after this file's path."),
     ("upgrade_sock", Text, "The socket over which an upgrade hands on the listeners. Default: beside the default pid_file."),
     ("user", Text, "The user to become once the listeners are bound."),
     ("group", Text, "The group to become once the listeners are bound."),
     ("working_directory", Text, "In the background: the working directory."),
     ("threads", Positive("nothing would run"), "Threads of each service. Default: the number of CPUs."),
-    ("listener_tasks_per_fd", Positive("nothing would be accepted"), "Tasks that accept connections, for each listener."),
+    ("listener_tasks_per_fd", Positive("nothing would be accepted"), "No effect: each listener accepts in one task."),
     ("work_stealing", Bool, "Whether threads of a service take work from each other."),
     ("runtime_enable_alt_timer", Bool, "Tokio's alternative timer; needs a build with --cfg tokio_unstable."),
     ("ca_file", Text, "Certificates that are trusted in upstreams. Default: the system's."),
@@ -63,7 +59,7 @@ const KEYS: &[(&str, Takes, &str)] = &[
         Positive("no request would ever be tried"),
         "The most tries of one request, the first included. Default: 16.",
     ),
-    ("upgrade_sock_connect_accept_max_retries", Number, "Tries to reach the other side of an upgrade, one a second. Default: 5."),
+    ("upgrade_sock_connect_accept_max_retries", Number, "Seconds that each side of an upgrade waits for the other. Default: 5."),
     ("max_blocking_threads", Positive("blocking work would never run"), "Threads for blocking work. Default: 512."),
     ("blocking_threads_ttl_seconds", Number, "Seconds that idle ones of them live. Default: 10."),
     ("fast_timeout_to_tokio_threshold_seconds", Number, "Longer timeouts use Tokio's timer. Default: 900; null: none do."),
@@ -75,13 +71,9 @@ const KEYS: &[(&str, Takes, &str)] = &[
         "The width of its first bucket, in microseconds.",
     ),
     ("runtime_metrics_poll_time_histogram_buckets", HistogramBuckets, "The number of its buckets: at most 1024."),
-    ("daemon_wait_for_ready", Bool, "In the background: the parent waits until the child is ready."),
+    ("daemon_wait_for_ready", Bool, "In the background: whoever starts the process waits until it serves. Default: true."),
     ("daemon_ready_timeout_seconds", Positive("the child could never be ready"), "Seconds that it waits. Default: 600."),
-    (
-        "daemon_notify_timeout_seconds",
-        Positive("the parent could never be told"),
-        "Seconds in which the child tries to tell it. Default: 60.",
-    ),
+    ("daemon_notify_timeout_seconds", Positive("the parent could never be told"), "No effect: it is told over a pipe, at once."),
 ];
 
 /// The names of the keys.
@@ -124,6 +116,15 @@ impl Surroundings {
     }
 }
 
+/// Keys whose defaults may fail without harm, while what the file asks for may not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Whether there is a `pid_file`.
+    pub pid_file: bool,
+    /// Whether there is an `upgrade_sock`.
+    pub upgrade_sock: bool,
+}
+
 /// Decodes the map of Pingora's keys. `None` if that is impossible; what else is wrong is in the report.
 pub(crate) fn decode(
     tree: &mut Tree,
@@ -131,11 +132,13 @@ pub(crate) fn decode(
     surroundings: &Surroundings,
     environment: Environment<'_>,
     report: &mut Report,
-) -> Option<ServerConf> {
+) -> Option<(ServerConf, Given)> {
     refuse_out_of_bounds(tree, node, report);
     let tree = &*tree;
+    warn_of_no_effect(tree, node, report);
     let mut conf: ServerConf = de::decode(tree, node, Scope::Own, report).value?;
     let given = |key: &str| tree.entry(node, key);
+    let explicit = Given { pid_file: given("pid_file").is_some(), upgrade_sock: given("upgrade_sock").is_some() };
     match given("version") {
         Some(entry) if conf.version != 1 && !tree.node(entry.value).broken => {
             let message = format!("version {} does not exist", report.shown(tree.place(entry.value), &conf.version.to_string()));
@@ -150,6 +153,9 @@ pub(crate) fn decode(
     if given("upstream_keepalive_pool_size").is_none() {
         conf.upstream_keepalive_pool_size = 1024;
     }
+    if given("daemon_wait_for_ready").is_none() {
+        conf.daemon_wait_for_ready = true;
+    }
     conf.grace_period_seconds.get_or_insert(0);
     conf.graceful_shutdown_timeout_seconds.get_or_insert(30);
     let private = private_directory(surroundings, environment);
@@ -161,11 +167,31 @@ pub(crate) fn decode(
         conf.upgrade_sock = default_path("upgrade.sock");
     }
     match conf.validate() {
-        Ok(conf) => Some(conf),
+        Ok(conf) => Some((conf, explicit)),
         Err(error) => {
             // Everything that this version of Pingora refuses has been found above, in better words.
             report.push(Diagnostic::error(tree.place(node), format!("Pingora refuses these settings: {error}")));
             None
+        }
+    }
+}
+
+/// Keys of Pingora's that mean nothing here, and why.
+const NO_EFFECT: &[(&str, &str)] = &[
+    ("listener_tasks_per_fd", "each listener of Ravelin's accepts in one task"),
+    ("daemon_notify_timeout_seconds", "the process in the background tells the other one over a pipe, which takes no time"),
+    ("ca_file", "upstreams are not reached over TLS yet"),
+    ("upstream_debug_ssl_keylog", "upstreams are not reached over TLS yet"),
+    ("downstream_tls_offload_threadpools", "listeners do not speak TLS yet"),
+    ("downstream_tls_offload_thread_per_pool", "listeners do not speak TLS yet"),
+    ("runtime_enable_alt_timer", "it needs a build with --cfg tokio_unstable"),
+    ("runtime_metrics_poll_time_histogram", "it needs a build with --cfg tokio_unstable"),
+];
+
+fn warn_of_no_effect(tree: &Tree, node: NodeId, report: &mut Report) {
+    for (key, why) in NO_EFFECT {
+        if let Some(entry) = tree.entry(node, key) {
+            report.push(Diagnostic::warning(entry.key_span, format!("`{key}` has no effect: {why}")));
         }
     }
 }
@@ -194,11 +220,12 @@ fn refuse_what_pingora_would_panic_on(tree: &Tree, node: NodeId, conf: &ServerCo
 pub(crate) fn private_directory(surroundings: &Surroundings, environment: Environment<'_>) -> PathBuf {
     let hash = fnv1a(surroundings.config.as_os_str().as_encoded_bytes());
     let absolute = |dir: String| Some(PathBuf::from(dir)).filter(|dir| dir.is_absolute());
-    match (surroundings.uid, environment("XDG_RUNTIME_DIR").and_then(absolute)) {
+    let base = |name| environment(name).and_then(absolute).map(|dir| dir.join(format!("ravelin-{hash:016x}")));
+    base("RAVELIN_RUNTIME_DIR").unwrap_or_else(|| match (surroundings.uid, base("XDG_RUNTIME_DIR")) {
         (0, _) => PathBuf::from(format!("/run/ravelin-{hash:016x}")),
-        (_, Some(dir)) => dir.join(format!("ravelin-{hash:016x}")),
+        (_, Some(dir)) => dir,
         (uid, None) => PathBuf::from(format!("/tmp/ravelin-{uid}-{hash:016x}")),
-    }
+    })
 }
 
 /// FNV-1a: the standard library's hashers may change with the compiler, and two releases must agree on this.
@@ -245,7 +272,7 @@ mod tests {
         let file = report.add_source("a.yaml", text);
         let root = crate::config::yaml::parse(&mut tree, &mut report, file).unwrap();
         match decode(&mut tree, root, &surroundings(0), &|_| None, &mut report) {
-            Some(conf) if !report.has_errors() => Ok(conf),
+            Some((conf, _)) if !report.has_errors() => Ok(conf),
             _ => Err(report.to_string()),
         }
     }

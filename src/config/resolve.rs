@@ -16,7 +16,7 @@ use crate::config::de::Decoded;
 use crate::config::file::{File, NamedEntry};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::tree::{NodeId, Tree};
-use crate::config::{Catalog, Config, Named, Span, Spanned, Step, suggest};
+use crate::config::{Catalog, Config, Given, Named, Span, Spanned, Step, suggest};
 use crate::types::Name;
 
 /// Finds the meaning of a file. What is wrong is in the report; then what comes back is incomplete, or nothing.
@@ -24,7 +24,7 @@ pub(crate) fn resolve(
     tree: &Tree,
     root: NodeId,
     file: Decoded<File>,
-    pingora: Option<ServerConf>,
+    pingora: Option<(ServerConf, Given)>,
     catalog: &dyn Catalog,
     report: &mut Report,
 ) -> Option<Config> {
@@ -60,7 +60,7 @@ pub(crate) fn resolve(
     if let Some(admin) = &file.admin {
         resolver.admin(admin, &listeners);
     }
-    let tries = pingora.as_ref().map_or(usize::MAX, |pingora| pingora.max_retries);
+    let tries = pingora.as_ref().map_or(usize::MAX, |(pingora, _)| pingora.max_retries);
     let upstreams = resolver.upstreams(upstreams, tries);
     let default_filters = resolver.steps(&file.defaults.filters);
     let routes = resolver.routes(routes);
@@ -72,8 +72,10 @@ pub(crate) fn resolve(
     }
     let (default_limits, reload) = (file.defaults.limits, file.reload);
     let (access_log, admin) = (file.access_log, file.admin);
+    let (pingora, given) = pingora?;
     Some(Config {
-        pingora: pingora?,
+        pingora,
+        given,
         listeners,
         upstreams,
         routes,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pingora_core::server::configuration::ServerConf;
 
-use crate::config::{self, AccessLog, Config, Diagnostic, Named, Report, Step};
+use crate::config::{self, AccessLog, Config, Diagnostic, Given, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
@@ -19,6 +19,7 @@ use crate::upstream::Upstream;
 /// What is fixed for the life of the process: a change needs a new one.
 pub(crate) struct BootPlan {
     pub(crate) pingora: ServerConf,
+    pub(crate) given: Given,
     pub(crate) listeners: Vec<ListenerPlan>,
     /// `None`: no access log is written.
     pub(crate) access_log: Option<AccessLog>,
@@ -44,13 +45,19 @@ pub(crate) struct ListenerPlan {
 
 /// The boot plan that the process runs by.
 pub(crate) struct InForce {
-    pub(crate) pingora: Arc<ServerConf>,
+    /// Pingora's keys, which can't be copied.
+    pub(crate) pingora: serde_json::Value,
     pub(crate) listeners: Vec<ListenerPlan>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) admin: Option<AdminPlan>,
 }
 
 impl BootPlan {
+    /// Pingora's keys and their values.
+    pub(crate) fn keys(&self) -> serde_json::Value {
+        serde_json::to_value(&self.pingora).unwrap_or_default()
+    }
+
     /// What of this plan is otherwise than in the one in force, in the words of the file.
     pub(crate) fn differences(&self, in_force: &InForce) -> Vec<String> {
         let InForce { pingora, listeners, access_log, admin } = in_force;
@@ -58,10 +65,9 @@ impl BootPlan {
         if self.access_log != *access_log {
             differences.push("`access_log`".to_owned());
         }
-        let keys = |conf: &ServerConf| serde_json::to_value(conf).unwrap_or_default();
-        if let (serde_json::Value::Object(own), serde_json::Value::Object(others)) = (keys(pingora), keys(&self.pingora)) {
+        if let (serde_json::Value::Object(own), serde_json::Value::Object(others)) = (pingora, self.keys()) {
             differences
-                .extend(own.into_iter().filter(|(key, value)| others.get(key) != Some(value)).map(|(key, _)| format!("`{key}`")));
+                .extend(own.iter().filter(|(key, value)| others.get(*key) != Some(value)).map(|(key, _)| format!("`{key}`")));
         }
         let find = |plans: &[ListenerPlan], name: &Arc<str>| plans.iter().find(|plan| plan.name == *name).cloned();
         for plan in listeners {
@@ -131,7 +137,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
-    let boot = BootPlan { pingora: config.pingora, listeners, access_log: config.access_log, admin };
+    let boot = BootPlan { pingora: config.pingora, given: config.given, listeners, access_log: config.access_log, admin };
     let upstreams = upstreams.into_values().collect();
     Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
 }
@@ -263,12 +269,8 @@ mod tests {
     #[test]
     fn what_needs_a_new_process_is_named() {
         let before = compiled(&yaml("127.0.0.1:1", "127.0.0.1:1"), None).boot;
-        let in_force = InForce {
-            pingora: Arc::new(before.pingora),
-            listeners: before.listeners,
-            access_log: before.access_log,
-            admin: before.admin,
-        };
+        let in_force =
+            InForce { pingora: before.keys(), listeners: before.listeners, access_log: before.access_log, admin: before.admin };
         let same = compiled(&yaml("127.0.0.1:1", "127.0.0.1:9"), None).boot;
         assert_eq!(same.differences(&in_force), Vec::<String>::new());
         let other = compiled(&format!("threads: 77\n{}", yaml("127.0.0.1:2", "127.0.0.1:1")), None).boot;

@@ -5,7 +5,7 @@ mod snapshot;
 mod store;
 mod tasks;
 
-pub(crate) use self::compile::{Compiled, InForce, ListenerPlan, compile};
+pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
 pub(crate) use self::snapshot::{Action, Matched, Redirect, Respond, Snapshot};
 pub(crate) use self::store::Store;
 pub(crate) use self::tasks::Upkeep;

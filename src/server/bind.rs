@@ -2,20 +2,27 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, Protocol, SockAddr, Type};
+use tokio::net::{TcpListener, UnixListener};
 
-use crate::runtime::ListenerPlan;
+use crate::runtime::{AdminPlan, ListenerPlan};
+use crate::server::upgrade::{Offer, Predecessor, Role, Tenure};
 use crate::types::ListenAddress;
 
 /// How many connections the system may complete before they are accepted.
 const BACKLOG: i32 = 4096;
 /// Mode of a unix socket unless the listener says otherwise: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
+/// Mode of the socket of upgrades: whoever can use it can take the process's place.
+const UPGRADE_MODE: u32 = 0o600;
 
 /// A listener's socket.
 pub(super) struct Bound {
@@ -24,24 +31,61 @@ pub(super) struct Bound {
 }
 
 pub(crate) enum BoundSocket {
-    Tcp(std::net::TcpListener),
+    Tcp(StdTcpListener),
     /// The file goes when the listener does.
-    Unix(UnixListener, SocketFile),
+    Unix(StdUnixListener, SocketFile),
 }
 
 /// The file of a unix socket.
-pub(crate) struct SocketFile(PathBuf);
-
-impl std::fmt::Display for SocketFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "unix:{}", self.0.display())
-    }
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    inherited: bool,
+    tenure: Tenure,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nothing is lost if somebody was faster.
-        let _ = fs::remove_file(&self.0);
+        if self.tenure.owns(self.inherited) {
+            // Nothing is lost if somebody was faster.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A socket that accepts, in the runtime of whoever made it.
+pub(crate) enum Socket {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, _file: SocketFile },
+}
+
+impl Socket {
+    /// With the address that it got.
+    pub(crate) fn new(socket: BoundSocket) -> io::Result<(Self, String)> {
+        Ok(match socket {
+            BoundSocket::Tcp(socket) => {
+                let address = socket.local_addr()?.to_string();
+                (Self::Tcp(TcpListener::from_std(socket)?), address)
+            }
+            BoundSocket::Unix(socket, file) => {
+                let address = format!("unix:{}", file.path.display());
+                (Self::Unix { listener: UnixListener::from_std(socket)?, _file: file }, address)
+            }
+        })
+    }
+
+    /// The next connection, and where it comes from unless that is this machine by a file.
+    pub(crate) async fn accept(&self) -> io::Result<(L4Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, client) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((stream.into(), Some(client)))
+            }
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok((stream.into(), None))
+            }
+        }
     }
 }
 
@@ -54,32 +98,94 @@ pub(crate) struct BindError {
     reason: String,
 }
 
-/// Binds every listener, or none.
-pub(super) fn all(plans: &[ListenerPlan]) -> Result<Vec<Bound>, BindError> {
-    plans.iter().map(bind).collect()
+/// Where sockets come from: the process before this one, or the system.
+pub(super) struct Binder {
+    predecessor: Option<Predecessor>,
+    tenure: Tenure,
+    /// A second descriptor of each, to hand on.
+    offers: Vec<Offer>,
 }
 
-/// Binds the admin address.
-pub(super) fn admin(address: &ListenAddress) -> Result<BoundSocket, BindError> {
-    open("admin", address, SOCKET_MODE)
+impl Binder {
+    pub(super) fn new(predecessor: Option<Predecessor>, tenure: Tenure) -> Self {
+        Self { predecessor, tenure, offers: Vec::new() }
+    }
+
+    /// Binds every listener, or none.
+    pub(super) fn listeners(&mut self, plans: &[ListenerPlan]) -> Result<Vec<Bound>, BindError> {
+        plans.iter().map(|plan| self.listener(plan)).collect()
+    }
+
+    fn listener(&mut self, plan: &ListenerPlan) -> Result<Bound, BindError> {
+        let mode = plan.mode.map_or(SOCKET_MODE, |mode| mode.bits());
+        let socket = self.open(Role::Listener, &plan.name, &plan.address, mode);
+        let socket = socket.map_err(|error| failure(format!("listener `{}`", plan.name), &plan.address, &error))?;
+        Ok(Bound { plan: plan.clone(), socket })
+    }
+
+    /// Binds the admin address.
+    pub(super) fn admin(&mut self, plan: &AdminPlan) -> Result<BoundSocket, BindError> {
+        let socket = self.open(Role::Admin, "", &plan.address, SOCKET_MODE);
+        socket.map_err(|error| failure("admin".to_owned(), &plan.address, &error))
+    }
+
+    /// Binds the socket over which the others are handed on.
+    pub(super) fn upgrade(&mut self, path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
+        let inherited = self.predecessor.as_mut().and_then(Predecessor::take_upgrade);
+        let (socket, file) = match inherited {
+            Some(socket) => (socket, self.file(path, true)),
+            None => {
+                let (socket, file) = unix(path, Type::SEQPACKET, UPGRADE_MODE, &self.tenure)?;
+                (socket.into(), file)
+            }
+        };
+        self.offer(Role::Upgrade, "", format!("unix:{}", path.display()), &socket)?;
+        Ok((socket.into(), file))
+    }
+
+    /// What is left once everything is bound.
+    pub(super) fn finish(self) -> (Option<Predecessor>, Vec<Offer>) {
+        (self.predecessor, self.offers)
+    }
+
+    fn open(&mut self, role: Role, name: &str, address: &ListenAddress, mode: u32) -> io::Result<BoundSocket> {
+        let inherited = self.predecessor.as_mut().and_then(|predecessor| predecessor.take(role, name, address));
+        let socket = match (address, inherited) {
+            (ListenAddress::Tcp(_), Some(socket)) => BoundSocket::Tcp(socket.into()),
+            (ListenAddress::Tcp(address), None) => BoundSocket::Tcp(tcp(*address)?),
+            (ListenAddress::Unix(path), Some(socket)) => {
+                fs::set_permissions(path, Permissions::from_mode(mode))?;
+                BoundSocket::Unix(socket.into(), self.file(path, true))
+            }
+            (ListenAddress::Unix(path), None) => {
+                let (socket, file) = unix(path, Type::STREAM, mode, &self.tenure)?;
+                BoundSocket::Unix(socket.into(), file)
+            }
+        };
+        match &socket {
+            BoundSocket::Tcp(socket) => self.offer(role, name, address.to_string(), socket)?,
+            BoundSocket::Unix(socket, _) => self.offer(role, name, address.to_string(), socket)?,
+        }
+        Ok(socket)
+    }
+
+    fn file(&self, path: &Path, inherited: bool) -> SocketFile {
+        SocketFile { path: path.to_owned(), inherited, tenure: self.tenure.clone() }
+    }
+
+    fn offer(&mut self, role: Role, name: &str, address: String, socket: &impl AsFd) -> io::Result<()> {
+        let socket: OwnedFd = socket.as_fd().try_clone_to_owned()?;
+        self.offers.push(Offer { role, name: name.to_owned(), address, socket });
+        Ok(())
+    }
 }
 
-fn bind(plan: &ListenerPlan) -> Result<Bound, BindError> {
-    let mode = plan.mode.map_or(SOCKET_MODE, |mode| mode.bits());
-    let socket = open(&format!("listener `{}`", plan.name), &plan.address, mode)?;
-    Ok(Bound { plan: plan.clone(), socket })
+fn failure(whose: String, address: &ListenAddress, error: &io::Error) -> BindError {
+    BindError { whose, address: address.clone(), reason: explain(error, address) }
 }
 
-fn open(whose: &str, address: &ListenAddress, mode: u32) -> Result<BoundSocket, BindError> {
-    let socket = match address {
-        ListenAddress::Tcp(address) => tcp(*address).map(BoundSocket::Tcp),
-        ListenAddress::Unix(path) => unix(path, mode),
-    };
-    socket.map_err(|error| BindError { whose: whose.to_owned(), address: address.clone(), reason: explain(&error, address) })
-}
-
-fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -87,17 +193,21 @@ fn tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-fn unix(path: &Path, mode: u32) -> io::Result<BoundSocket> {
-    remove_stale(path)?;
-    let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
+fn unix(path: &Path, kind: Type, mode: u32, tenure: &Tenure) -> io::Result<(socket2::Socket, SocketFile)> {
+    remove_stale(path, kind)?;
+    let socket = socket2::Socket::new(Domain::UNIX, kind, None)?;
+    // The file gets the socket's mode, less the umask: nobody can connect for whom it is not meant, not even for a moment.
+    fchmod(&socket, Mode::from_bits_truncate(mode))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile { path: path.to_owned(), inherited: false, tenure: tenure.clone() };
     fs::set_permissions(path, Permissions::from_mode(mode))?;
-    listener.set_nonblocking(true)?;
-    Ok(BoundSocket::Unix(listener, file))
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok((socket, file))
 }
 
 /// Removes a socket that a process left behind; one that somebody answers on is left alone.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path, kind: Type) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         metadata => metadata?,
@@ -105,8 +215,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket"));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(ErrorKind::AddrInUse.into()),
+    let probe = socket2::Socket::new(Domain::UNIX, kind, None)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Err(ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) => Err(error),
     }
@@ -136,15 +247,16 @@ fn explain(error: &io::Error, address: &ListenAddress) -> String {
 mod tests {
     use super::*;
 
-    fn plan(address: &str) -> ListenerPlan {
-        ListenerPlan { name: "main".into(), address: address.parse().unwrap(), mode: None, http2: false }
+    fn bind(address: &str) -> Result<Vec<Bound>, BindError> {
+        let plan = ListenerPlan { name: "main".into(), address: address.parse().unwrap(), mode: None, http2: false };
+        Binder::new(None, Tenure::default()).listeners(&[plan])
     }
 
     #[test]
     fn a_taken_port_is_named() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = all(&[plan(&address.to_string())]).err().unwrap().to_string();
+        let error = bind(&address.to_string()).err().unwrap().to_string();
         assert!(error.contains(&format!("listener `main`: can't listen on {address}: another process")), "{error}");
     }
 
@@ -153,10 +265,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         let address = format!("unix:{}", path.display());
-        drop(UnixListener::bind(&path).unwrap());
-        let bound = all(&[plan(&address)]).unwrap();
+        drop(StdUnixListener::bind(&path).unwrap());
+        let bound = bind(&address).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
-        assert!(all(&[plan(&address)]).err().unwrap().to_string().contains("another process"));
+        assert!(bind(&address).err().unwrap().to_string().contains("another process"));
         drop(bound);
         assert!(!path.exists());
     }
@@ -166,7 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(all(&[plan(&format!("unix:{}", path.display()))]).is_err());
+        assert!(bind(&format!("unix:{}", path.display())).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -81,7 +81,7 @@ pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
 
 /// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
 async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
-    let mut closing = pin!(drain.closing());
+    let mut closing = pin!(drain.closing_idle());
     let mut seen = 0;
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.

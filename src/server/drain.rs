@@ -17,8 +17,15 @@ pub(crate) struct Drain {
     /// How far the process has come: one of the phases below, and never back.
     phase: AtomicU8,
     closing: AtomicBool,
-    /// Wakes whoever would wait for a new connection or request.
+    /// Wakes whoever would wait for a new connection.
     close: Notify,
+    idle_closing: AtomicBool,
+    /// Wakes connections that wait for a request.
+    close_idle: Notify,
+    /// Wakes whoever waits until every listener accepts.
+    listen: Notify,
+    /// A new process accepts in this one's place.
+    handed_over: AtomicBool,
     open: AtomicUsize,
     empty: Notify,
 }
@@ -34,6 +41,25 @@ impl Drain {
     /// Every listener accepts.
     pub(crate) fn listening(&self) {
         self.phase.fetch_max(LISTENING, Ordering::AcqRel);
+        self.listen.notify_waiters();
+    }
+
+    /// Waits until every listener accepts.
+    pub(crate) async fn has_listened(&self) {
+        wait_for(&self.listen, || self.phase.load(Ordering::Acquire) >= LISTENING).await;
+    }
+
+    /// A new process accepts, and answers for this one.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
+    }
+
+    /// Waits until this process accepts no more because a new one does.
+    pub(crate) async fn has_handed_over(&self) {
+        self.closing().await;
+        if !self.handed_over.load(Ordering::Acquire) {
+            std::future::pending().await
+        }
     }
 
     /// The process is about to stop: requests are still taken, but should go elsewhere.
@@ -64,33 +90,43 @@ impl Drain {
 
     /// Waits until the process stops.
     pub(super) async fn closing(&self) {
-        let close = self.close.notified();
-        tokio::pin!(close);
-        close.as_mut().enable();
-        if !self.is_closing() {
-            close.await;
-        }
+        wait_for(&self.close, || self.is_closing()).await;
     }
 
-    /// Stops: returns once no connection is open, or after `limit`. Says how many were still open.
-    pub(super) async fn run(&self, limit: Duration) -> usize {
+    /// Waits until no connection should wait for a request any more.
+    pub(super) async fn closing_idle(&self) {
+        wait_for(&self.close_idle, || self.idle_closing.load(Ordering::Acquire)).await;
+    }
+
+    /// Stops: returns once no connection is open, or after `limit`. For `linger`, connections may still bring the request that their
+    /// client is about to send. Says how many were still open.
+    pub(super) async fn run(&self, limit: Duration, linger: Duration) -> usize {
         self.phase.fetch_max(CLOSING, Ordering::AcqRel);
         self.closing.store(true, Ordering::Release);
         self.close.notify_waiters();
-        let empty = async {
-            loop {
-                let empty = self.empty.notified();
-                tokio::pin!(empty);
-                empty.as_mut().enable();
-                if self.open.load(Ordering::Acquire) == 0 {
-                    return;
-                }
-                empty.await;
-            }
+        let empty = || self.open.load(Ordering::Acquire) == 0;
+        let ended = async {
+            // On time-out the idle ones are still there.
+            let _ = tokio::time::timeout(linger, wait_for(&self.empty, empty)).await;
+            self.idle_closing.store(true, Ordering::Release);
+            self.close_idle.notify_waiters();
+            wait_for(&self.empty, empty).await;
         };
         // On time-out the number that is left says what there is to say.
-        let _ = tokio::time::timeout(limit, empty).await;
+        let _ = tokio::time::timeout(limit, ended).await;
         self.open.load(Ordering::Acquire)
+    }
+}
+
+/// Waits until this holds, which each notification says may be so.
+async fn wait_for(notify: &Notify, holds: impl Fn() -> bool) {
+    loop {
+        let mut notified = std::pin::pin!(notify.notified());
+        notified.as_mut().enable();
+        if holds() {
+            return;
+        }
+        notified.await;
     }
 }
 
@@ -112,7 +148,7 @@ mod tests {
         let open = drain.opened();
         let running = tokio::spawn({
             let drain = drain.clone();
-            async move { drain.run(Duration::from_secs(60)).await }
+            async move { drain.run(Duration::from_secs(60), Duration::ZERO).await }
         });
         drain.closing().await;
         drop(open);
@@ -127,7 +163,7 @@ mod tests {
         assert_eq!(drain.readiness(), Ok(()));
         drain.stopping();
         assert_eq!(drain.readiness(), Err("stopping"));
-        drain.run(Duration::ZERO).await;
+        drain.run(Duration::ZERO, Duration::ZERO).await;
         drain.listening();
         assert_eq!(drain.readiness(), Err("stopping, and no longer accepting"));
     }
@@ -136,6 +172,32 @@ mod tests {
     async fn gives_up_after_its_limit() {
         let drain = Arc::new(Drain::new());
         let _open = drain.opened();
-        assert_eq!(drain.run(Duration::ZERO).await, 1);
+        assert_eq!(drain.run(Duration::ZERO, Duration::ZERO).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_may_linger() {
+        let drain = Arc::new(Drain::new());
+        let open = drain.opened();
+        let idle = tokio::spawn({
+            let drain = drain.clone();
+            async move {
+                drain.closing_idle().await;
+                drop(open);
+            }
+        });
+        let started = tokio::time::Instant::now();
+        assert_eq!(drain.run(Duration::from_secs(60), Duration::from_secs(5)).await, 0);
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+        idle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_answers_for_a_process_that_only_stops() {
+        let drain = Drain::new();
+        drain.run(Duration::ZERO, Duration::ZERO).await;
+        assert!(tokio::time::timeout(Duration::from_secs(1), drain.has_handed_over()).await.is_err());
+        drain.hand_over();
+        drain.has_handed_over().await;
     }
 }

@@ -12,17 +12,17 @@ use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::ServiceWithDependents;
 use pingora_proxy::HttpProxy;
 use pingora_runtime::current_handle;
-use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::ListenerLimits;
 use crate::observe::{ListenerMeter, Observers, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::Store;
-use crate::server::bind::{Bound, BoundSocket, SocketFile};
+use crate::server::bind::{Bound, Socket};
 use crate::server::clients::Clients;
 use crate::server::connection::{Accepted, serve};
 use crate::server::drain::Drain;
 use crate::server::gate::Gate;
+use crate::server::ready::Waiting;
 
 /// How long accepting pauses when descriptors run out: closing connections give them back.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -36,17 +36,20 @@ pub(super) struct Listeners {
     store: Arc<Store>,
     drain: Arc<Drain>,
     observers: Arc<Observers>,
+    waiting: Option<Waiting>,
 }
 
 impl Listeners {
+    /// `waiting` are told once all of them accept.
     pub(super) fn new(
         sockets: Vec<Bound>,
+        waiting: Waiting,
         proxy: Arc<HttpProxy<Proxy>>,
         store: Arc<Store>,
         drain: Arc<Drain>,
         observers: Arc<Observers>,
     ) -> Self {
-        Self { sockets, proxy, store, drain, observers }
+        Self { sockets, proxy, store, drain, observers, waiting: Some(waiting) }
     }
 }
 
@@ -81,6 +84,9 @@ impl ServiceWithDependents for Listeners {
         }
         self.drain.listening();
         ready.notify_ready();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.tell();
+        }
         for accepting in loops {
             // A loop ends when the process stops.
             let _ = accepting.await;
@@ -110,41 +116,6 @@ pub(super) struct Listener {
     pub(super) drain: Arc<Drain>,
     pub(super) shutdown: ShutdownWatch,
     pub(super) observers: Arc<Observers>,
-}
-
-enum Socket {
-    Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
-}
-
-impl Socket {
-    /// The socket in this runtime, and the address that it got.
-    fn new(socket: BoundSocket) -> io::Result<(Self, String)> {
-        Ok(match socket {
-            BoundSocket::Tcp(socket) => {
-                let address = socket.local_addr()?.to_string();
-                (Self::Tcp(TcpListener::from_std(socket)?), address)
-            }
-            BoundSocket::Unix(socket, file) => {
-                let address = file.to_string();
-                (Self::Unix { listener: UnixListener::from_std(socket)?, _file: file }, address)
-            }
-        })
-    }
-
-    async fn accept(&self) -> io::Result<(L4Stream, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, client) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((stream.into(), Some(client)))
-            }
-            Self::Unix { listener, .. } => {
-                let (stream, _) = listener.accept().await?;
-                Ok((stream.into(), None))
-            }
-        }
-    }
 }
 
 impl Listener {

@@ -1,5 +1,6 @@
 //! The process: sockets bound first, then Pingora's server with Ravelin's own listening service and background work in it.
 
+mod background;
 mod bind;
 mod chunks;
 mod clients;
@@ -10,35 +11,62 @@ mod head;
 mod http2;
 mod listeners;
 mod logs;
+mod private;
 mod process;
+mod ready;
 mod reload;
 mod signals;
 mod stream;
+mod supervisor;
+mod upgrade;
 
-use std::sync::Arc;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pingora_core::server::configuration::Opt;
+use pingora_core::server::configuration::{Opt, ServerConf};
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use pingora_proxy::http_proxy;
+use rustix::process::geteuid;
+use tokio::sync::{oneshot, watch};
 
-pub(crate) use self::bind::{BoundSocket, SocketFile};
+pub(crate) use self::bind::{BoundSocket, Socket};
 pub(crate) use self::drain::Drain;
 pub(crate) use self::reload::Load;
 
+use self::background::Launcher;
+use self::bind::{Binder, Bound, SocketFile};
 use self::listeners::Listeners;
 use self::logs::Logs;
+use self::private::{Folder, PidFile};
+use self::ready::Waiting;
 use self::reload::{Configuration, First};
-use self::signals::Signals;
+use self::signals::{Signals, Times};
+use self::upgrade::{Door, Offer, Predecessor, Successors, Tenure};
 use crate::admin::{Admin, Api};
 use crate::config::{LogOutput, Report};
 use crate::observe::{AccessLog, Observers, OpenError};
 use crate::proxy::Proxy;
-use crate::runtime::{Compiled, InForce, Store};
+use crate::runtime::{BootPlan, Compiled, InForce, Store};
 
 /// How long the end of the process may wait for what reads its logs.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long each side of an upgrade waits for the other (`upgrade_sock_connect_accept_max_retries`).
+const UPGRADE_WAIT: usize = 5;
+
+/// How the process starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// By itself.
+    Fresh,
+    /// With the sockets of the process that runs (`-u`).
+    Upgrade,
+    /// By itself, and leaving no trace in the file system: no pid file, and no successor.
+    Alone,
+}
 
 /// Why the process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +74,18 @@ pub(crate) enum StartError {
     /// An address can't be had.
     #[error(transparent)]
     Bind(#[from] bind::BindError),
+    /// There is nothing to take over.
+    #[error(transparent)]
+    Upgrade(#[from] upgrade::UpgradeError),
+    /// The socket of upgrades can't be had, and is configured.
+    #[error("can't listen on `upgrade_sock: {0}`: {1}")]
+    UpgradeSocket(String, io::Error),
+    /// It can't go to the background.
+    #[error(transparent)]
+    Background(#[from] background::BackgroundError),
     /// The pid file can't be written.
     #[error(transparent)]
-    PidFile(#[from] process::PidFileError),
+    PidFile(#[from] private::PidFileError),
     /// The user can't be had.
     #[error(transparent)]
     Privileges(#[from] process::PrivilegeError),
@@ -57,17 +94,108 @@ pub(crate) enum StartError {
     AccessLog(#[from] OpenError),
 }
 
-/// Serves until a signal ends the process. Addresses are bound before any thread starts. `load` makes the next configurations.
+/// What a process has before it becomes the one that serves.
+struct Seat {
+    listeners: Vec<Bound>,
+    admin: Option<BoundSocket>,
+    upgrade: Option<(UnixListener, SocketFile)>,
+    offers: Vec<Offer>,
+    predecessor: Option<Predecessor>,
+    tenure: Tenure,
+    pid_file: Option<PidFile>,
+    /// Whom it ran as when it began.
+    uid: u32,
+    /// Goes last.
+    folder: Option<Folder>,
+}
+
+/// Serves until a signal ends the process. Addresses are bound before any thread starts, and before the process goes to the background
+/// or becomes another user. `load` makes the next configurations.
 ///
 /// # Errors
 /// An address can't be bound, the process can't become the user that is configured, or a log can't be opened.
-pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(), StartError> {
-    let Compiled { boot, reload, snapshot, tasks } = compiled;
+pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Start) -> Result<(), StartError> {
     process::raise_descriptor_limit();
-    process::prepare_pid_file(&boot.pingora)?;
-    let sockets = bind::all(&boot.listeners)?;
-    let admin =
-        boot.admin.as_ref().map(|plan| Ok::<_, StartError>((bind::admin(&plan.address)?, plan.token.clone()))).transpose()?;
+    let seat = take_seat(&compiled.boot, start)?;
+    let conf = &compiled.boot.pingora;
+    let launcher = if conf.daemon { Some(background::enter(conf, conf.daemon_wait_for_ready)?) } else { None };
+    let launcher = Arc::new(Mutex::new(launcher));
+    let served = settle(compiled, report, load, seat, launcher.clone());
+    if let (Err(error), Some(launcher)) = (&served, launcher.lock().unwrap_or_else(PoisonError::into_inner).take()) {
+        launcher.failed(&error.to_string());
+    }
+    served
+}
+
+/// Takes sockets and files, as the user who started this.
+fn take_seat(boot: &BootPlan, start: Start) -> Result<Seat, StartError> {
+    let conf = &boot.pingora;
+    let user = process::future_user(conf)?;
+    let tenure = Tenure::default();
+    let upgrade_sock = Path::new(&conf.upgrade_sock);
+    let predecessor = match start {
+        Start::Upgrade => Some(Predecessor::find(upgrade_sock, upgrade_wait(conf), user, &tenure)?),
+        Start::Fresh | Start::Alone => None,
+    };
+    let mut binder = Binder::new(predecessor, tenure.clone());
+    let listeners = binder.listeners(&boot.listeners)?;
+    let admin = boot.admin.as_ref().map(|plan| binder.admin(plan)).transpose()?;
+    let (folder, upgrade, pid_file) = if start == Start::Alone {
+        (None, None, None)
+    } else {
+        let folder = make_folder(boot, user);
+        (folder, bind_upgrade(&mut binder, boot)?, claim_pid_file(boot, start)?)
+    };
+    let (predecessor, offers) = binder.finish();
+    let uid = geteuid().as_raw();
+    Ok(Seat { listeners, admin, upgrade, offers, predecessor, tenure, pid_file, uid, folder })
+}
+
+/// The folder of pid file and socket, where the file does not say where they are.
+fn make_folder(boot: &BootPlan, user: Option<u32>) -> Option<Folder> {
+    let paths = [(boot.given.pid_file, &boot.pingora.pid_file), (boot.given.upgrade_sock, &boot.pingora.upgrade_sock)];
+    let path = paths.iter().find(|(given, _)| !given).and_then(|(_, path)| Path::new(path).parent())?;
+    let made = Folder::make(path, user);
+    made.inspect_err(|error| log::warn!("the process's own folder can't be had path={} error={error}", path.display())).ok()
+}
+
+/// Without it upgrades are not possible: a reason not to start only for who asked for it.
+fn bind_upgrade(binder: &mut Binder, boot: &BootPlan) -> Result<Option<(UnixListener, SocketFile)>, StartError> {
+    let path = &boot.pingora.upgrade_sock;
+    match binder.upgrade(Path::new(path)) {
+        Ok(bound) => Ok(Some(bound)),
+        Err(error) if boot.given.upgrade_sock => Err(StartError::UpgradeSocket(path.clone(), error)),
+        Err(error) => {
+            log::warn!("no upgrade will be possible upgrade_sock={path} error={error}");
+            Ok(None)
+        }
+    }
+}
+
+/// Likewise; a daemon can't be found without it.
+fn claim_pid_file(boot: &BootPlan, start: Start) -> Result<Option<PidFile>, StartError> {
+    match PidFile::claim(Path::new(&boot.pingora.pid_file), start == Start::Upgrade) {
+        Ok(claimed) => Ok(Some(claimed)),
+        Err(error) if boot.given.pid_file || boot.pingora.daemon => Err(error.into()),
+        Err(error) => {
+            log::warn!("{error}");
+            Ok(None)
+        }
+    }
+}
+
+/// Becomes the process that serves, and serves.
+fn settle(
+    compiled: Compiled,
+    report: &Report,
+    load: Load,
+    mut seat: Seat,
+    launcher: Arc<Mutex<Option<Launcher>>>,
+) -> Result<(), StartError> {
+    let Compiled { boot, reload, snapshot, tasks } = compiled;
+    if let Some(pid_file) = &mut seat.pid_file {
+        pid_file.write()?;
+    }
     process::drop_privileges(&boot.pingora)?;
     // As the user who will have to open it again when it is rotated.
     let access_log = boot.access_log.as_ref().map(AccessLog::open).transpose()?.flatten();
@@ -75,46 +203,84 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load) -> Result<(
     if boot.pingora.daemon && boot.access_log.as_ref().is_some_and(|log| log.output == LogOutput::Stdout) {
         log::warn!("access log goes to standard output, which a daemon does not have: give it a file");
     }
-    let drain_limit = Duration::from_secs(boot.pingora.graceful_shutdown_timeout_seconds.unwrap_or(30));
-    let lame_duck = Duration::from_secs(boot.pingora.grace_period_seconds.unwrap_or(0));
-
     log::info!(
-        "starting version={} routes={} upstreams={} listeners={} threads={}",
+        "starting version={} pid={} routes={} upstreams={} listeners={} threads={}",
         env!("CARGO_PKG_VERSION"),
+        std::process::id(),
         snapshot.route_count(),
         snapshot.upstreams().len(),
-        sockets.len(),
+        seat.listeners.len(),
         boot.pingora.threads,
     );
     let store = Arc::new(Store::new(snapshot));
-    // No command line of Pingora's: ours has the same flags.
-    let mut server = Server::new_with_opt_and_conf(None::<Opt>, boot.pingora);
+    let first = First { tasks, reload, files: report.files() };
+    run(boot, Configured { load, first, store, observers }, seat, launcher);
+    log::info!("stopped");
+    Ok(())
+}
+
+/// What requests are served by.
+struct Configured {
+    load: Load,
+    first: First,
+    store: Arc<Store>,
+    observers: Arc<Observers>,
+}
+
+/// Puts Pingora's server together and runs it.
+fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<Option<Launcher>>>) {
+    let Configured { load, first, store, observers } = configured;
+    let times = times(&boot.pingora);
+    let in_force =
+        InForce { pingora: boot.keys(), listeners: boot.listeners, access_log: boot.access_log, admin: boot.admin.clone() };
+    // The process is in the background already, if it should be. No command line of Pingora's: ours has the same flags.
+    let conf = ServerConf { daemon: false, user: None, group: None, ..boot.pingora };
+    let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
     let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone(), observers.clone())));
     let drain = Arc::new(Drain::new());
-    let listeners = Listeners::new(sockets, proxy.clone(), store.clone(), drain.clone(), observers.clone());
+    let successors = Arc::new(Successors::new(seat.offers, [seat.uid, geteuid().as_raw()]));
+    let (settled, is_settled) = watch::channel(false);
+    let shared = seat.predecessor.is_some();
+    let pid_file = Arc::new(Mutex::new(seat.pid_file));
+    let waiting = Waiting { launcher, predecessor: seat.predecessor, settled, pid_file: pid_file.clone() };
+    let listeners = Listeners::new(seat.listeners, waiting, proxy.clone(), store.clone(), drain.clone(), observers.clone());
     let listening = server.add_service(listeners);
-    if let Some((socket, token)) = admin {
+    if let (Some(socket), Some(plan)) = (seat.admin, boot.admin) {
         // It is there before the first connection, and says that none is taken yet.
-        let admin = server.add_service(Admin::new(socket, Api::new(token, drain.clone(), store.clone())));
+        let api = Api::new(plan.token, drain.clone(), store.clone());
+        let admin = server.add_service(Admin::new(socket, shared, api, drain.clone()));
         listening.add_dependency(&admin);
     }
-    let first = First { tasks, reload, files: report.files() };
-    let in_force = InForce {
-        pingora: server.configuration.clone(),
-        listeners: boot.listeners,
-        access_log: boot.access_log,
-        admin: boot.admin,
-    };
-    let configuration = Configuration::new(load, in_force, store, first);
+    if let Some(socket) = seat.upgrade {
+        let socket = Mutex::new(Some(socket));
+        let door = Door { successors: successors.clone(), socket, settled: is_settled, drain: drain.clone() };
+        server.add_service(background_service("upgrades", door));
+    }
+    let (caught, catching) = oneshot::channel();
+    let configuration = Configuration::new(load, in_force, store, first, caught);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
     let logs = server.add_service(background_service("logs", Logs::new(observers.clone())));
     listening.add_dependency(&logs);
-    server.run(RunArgs { shutdown_signal: Box::new(Signals { drain, lame_duck, drain_limit, proxy }) });
+    let signals = Signals { caught: Mutex::new(Some(catching)), drain, successors, tenure: seat.tenure, times, proxy };
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
     if let Some(log) = &observers.access_log {
         log.finish(LAST_LINES);
     }
-    log::info!("stopped");
-    Ok(())
+    drop(pid_file);
+    drop(seat.folder);
+}
+
+fn times(conf: &ServerConf) -> Times {
+    Times {
+        lame_duck: Duration::from_secs(conf.grace_period_seconds.unwrap_or(0)),
+        drain: Duration::from_secs(conf.graceful_shutdown_timeout_seconds.unwrap_or(30)),
+        successor: upgrade_wait(conf),
+    }
+}
+
+fn upgrade_wait(conf: &ServerConf) -> Duration {
+    let seconds = conf.upgrade_sock_connect_accept_max_retries.unwrap_or(UPGRADE_WAIT);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
 }

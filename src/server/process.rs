@@ -1,9 +1,6 @@
 //! What the process asks of the system: descriptors at start, then no more rights than it needs.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setgroups, setuid};
 use pingora_core::server::configuration::ServerConf;
@@ -18,25 +15,6 @@ pub(super) fn raise_descriptor_limit() {
         Ok(()) => log::info!("descriptors limit={} before={}", shown(limit.maximum), shown(limit.current)),
         Err(error) => log::warn!("the limit of descriptors can't be raised limit={} error={error}", shown(limit.current)),
     }
-}
-
-/// Makes the folder of the pid file, for this user alone, before the process goes to the background, where nobody would hear of it.
-pub(super) fn prepare_pid_file(conf: &ServerConf) -> Result<(), PidFileError> {
-    if !conf.daemon {
-        return Ok(());
-    }
-    let path = Path::new(&conf.pid_file);
-    let made = path.parent().map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder));
-    let writable = made.and_then(|()| OpenOptions::new().append(true).create(true).open(path).map(drop));
-    writable.map_err(|reason| PidFileError { path: conf.pid_file.clone(), reason })
-}
-
-/// The pid file can't be written.
-#[derive(Debug, thiserror::Error)]
-#[error("can't write the pid file `{path}`: {reason}")]
-pub(crate) struct PidFileError {
-    path: String,
-    reason: io::Error,
 }
 
 /// Why the process can't become the user that is configured.
@@ -58,9 +36,14 @@ pub(crate) enum PrivilegeError {
     },
 }
 
-/// Becomes `user` and `group`, once sockets are bound and before any thread starts. As a daemon Pingora does the same.
+/// The user that the process will become.
+pub(super) fn future_user(conf: &ServerConf) -> Result<Option<u32>, PrivilegeError> {
+    Ok(conf.user.as_ref().map(|name| find_user(name)).transpose()?.map(|user| user.uid.as_raw()))
+}
+
+/// Becomes `user` and `group`, once sockets are bound and before any thread starts.
 pub(super) fn drop_privileges(conf: &ServerConf) -> Result<(), PrivilegeError> {
-    if conf.daemon || (conf.user.is_none() && conf.group.is_none()) {
+    if conf.user.is_none() && conf.group.is_none() {
         return Ok(());
     }
     let user = conf.user.as_ref().map(|name| find_user(name)).transpose()?;

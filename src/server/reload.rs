@@ -13,11 +13,14 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::config::{self, Report};
 use crate::filter::TaskFuture;
 use crate::observe::metrics;
 use crate::runtime::{Compiled, InForce, Snapshot, Store, Upkeep};
+use crate::server::signals::Caught;
+use crate::server::supervisor;
 
 /// Reads and compiles the configuration, given the snapshot in force.
 pub(crate) type Load = Arc<dyn Fn(Option<&Snapshot>) -> (Option<Compiled>, Report) + Send + Sync>;
@@ -32,6 +35,8 @@ pub(super) struct Configuration {
     store: Arc<Store>,
     /// What the first snapshot needs started.
     first: Mutex<Option<First>>,
+    /// Where the signals go that end the process.
+    signals: Mutex<Option<oneshot::Sender<Caught>>>,
 }
 
 /// What was compiled at start.
@@ -55,11 +60,17 @@ struct Current {
 type Stamps = BTreeMap<PathBuf, Option<(SystemTime, u64)>>;
 
 impl Configuration {
-    pub(super) fn new(load: Load, in_force: InForce, store: Arc<Store>, first: First) -> Self {
-        Self { load, in_force, store, first: Mutex::new(Some(first)) }
+    pub(super) fn new(load: Load, in_force: InForce, store: Arc<Store>, first: First, signals: oneshot::Sender<Caught>) -> Self {
+        Self { load, in_force, store, first: Mutex::new(Some(first)), signals: Mutex::new(Some(signals)) }
     }
 
     async fn reload(&self, current: &mut Current, cause: &str) {
+        supervisor::reloading();
+        self.replace(current, cause).await;
+        supervisor::ready(false);
+    }
+
+    async fn replace(&self, current: &mut Current, cause: &str) {
         let started = Instant::now();
         let (load, snapshot) = (self.load.clone(), self.store.load());
         // Reading and compiling takes its time: not on a thread that has other work.
@@ -108,11 +119,15 @@ impl Configuration {
 #[async_trait]
 impl BackgroundService for Configuration {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
-        // Before the first listener accepts, so that no SIGHUP ends the process.
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => hangup,
-            Err(error) => return log::error!("SIGHUP can't be handled error={error}"),
+        // Before the first listener accepts, so that no SIGHUP ends the process, and no other signal at once.
+        let (mut hangup, caught) = match (signal(SignalKind::hangup()), Caught::new()) {
+            (Ok(hangup), Ok(caught)) => (hangup, caught),
+            (Err(error), _) | (_, Err(error)) => return log::error!("signals can't be handled error={error}"),
         };
+        if let Some(signals) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // If nobody takes them the process is about to end.
+            let _ = signals.send(caught);
+        }
         let Some(First { tasks, reload, files }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return;
         };

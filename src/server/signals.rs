@@ -1,6 +1,8 @@
-//! Signals: SIGTERM and SIGINT stop the process once its exchanges have ended; a second one stops it at once.
+//! Signals: SIGTERM and SIGINT stop the process once its exchanges have ended, SIGQUIT once a new process has taken its place; a second
+//! one of the first two stops it at once.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,37 +10,123 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use pingora_proxy::HttpProxy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::proxy::Proxy;
 use crate::server::drain::Drain;
+use crate::server::supervisor;
+use crate::server::upgrade::{Successors, Tenure};
 
+/// How long an idle connection waits for the request that its client may be about to send, when a new process takes others: nobody is
+/// in a hurry then, and to close it in that moment would lose the request.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What ends the process, and how.
 pub(super) struct Signals {
+    pub(super) caught: Mutex<Option<oneshot::Receiver<Caught>>>,
     pub(super) drain: Arc<Drain>,
-    /// How long to go on accepting after the first signal (`grace_period_seconds`).
-    pub(super) lame_duck: Duration,
-    /// How long exchanges may take to end (`graceful_shutdown_timeout_seconds`).
-    pub(super) drain_limit: Duration,
+    pub(super) successors: Arc<Successors>,
+    pub(super) tenure: Tenure,
+    pub(super) times: Times,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
 }
 
-#[async_trait]
-impl ShutdownSignalWatch for Signals {
-    async fn recv(&self) -> ShutdownSignal {
-        let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-            (Err(error), _) | (_, Err(error)) => {
-                log::error!("signals can't be handled error={error}");
-                return ShutdownSignal::FastShutdown;
+/// How long each step may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// To go on accepting after the first signal (`grace_period_seconds`).
+    pub(super) lame_duck: Duration,
+    /// For exchanges to end (`graceful_shutdown_timeout_seconds`).
+    pub(super) drain: Duration,
+    /// To wait for a successor (`upgrade_sock_connect_accept_max_retries`, a second each).
+    pub(super) successor: Duration,
+}
+
+/// The signals, from the moment when they are no longer left to the system.
+pub(super) struct Caught {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    HandOver,
+}
+
+impl Caught {
+    /// Catches them. This comes before the first listener accepts.
+    pub(super) fn new() -> io::Result<Self> {
+        let [terminate, interrupt, quit] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, quit: quit? })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            biased;
+            () = either(&mut self.terminate, &mut self.interrupt) => Asked::Stop,
+            _ = self.quit.recv() => Asked::HandOver,
+        }
+    }
+
+    async fn stop(&mut self) {
+        either(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+impl Signals {
+    /// Returns once the process should end because everything else has.
+    async fn follow(&self, mut caught: Caught) {
+        loop {
+            match caught.next().await {
+                Asked::Stop => break,
+                Asked::HandOver => {
+                    log::info!("SIGQUIT: waiting for a new process to be ready limit={:?}", self.times.successor);
+                    let found = tokio::select! {
+                        found = self.successors.within(self.times.successor) => found,
+                        () = caught.stop() => break,
+                    };
+                    match found {
+                        Some(successor) => return self.hand_over(successor.pid, &mut caught).await,
+                        None => log::error!(
+                            "SIGQUIT, but no new process is there to take over; this one goes on. Start one with `ravelin run -u`, or \
+                             stop this one with SIGTERM"
+                        ),
+                    }
+                }
             }
-        };
-        either(&mut terminate, &mut interrupt).await;
+        }
+        match self.successors.now() {
+            // Somebody meant SIGQUIT: the new process must not lose its files to this one.
+            Some(successor) => self.hand_over(successor.pid, &mut caught).await,
+            None => self.stop(&mut caught).await,
+        }
+    }
+
+    async fn stop(&self, caught: &mut Caught) {
+        let Times { lame_duck, drain, .. } = self.times;
         self.drain.stopping();
-        log::info!("stopping lame_duck={:?} limit={:?}", self.lame_duck, self.drain_limit);
+        supervisor::stopping();
+        log::info!("stopping lame_duck={lame_duck:?} limit={drain:?}");
+        self.end(lame_duck, Duration::ZERO, caught).await;
+    }
+
+    /// The new process accepts already.
+    async fn hand_over(&self, pid: u32, caught: &mut Caught) {
+        log::info!("handing over to={pid} limit={:?}", self.times.drain);
+        self.tenure.end();
+        self.drain.stopping();
+        self.drain.hand_over();
+        self.end(Duration::ZERO, LINGER, caught).await;
+    }
+
+    async fn end(&self, lame_duck: Duration, linger: Duration, caught: &mut Caught) {
         let ended = async {
-            tokio::time::sleep(self.lame_duck).await;
+            tokio::time::sleep(lame_duck).await;
             // From here on every answer says that its connection closes.
             self.proxy.http_cleanup().await;
-            self.drain.run(self.drain_limit).await
+            tokio::join!(self.drain.run(self.times.drain, linger), async { self.successors.leave() }).0
         };
         tokio::select! {
             left = ended => {
@@ -46,7 +134,21 @@ impl ShutdownSignalWatch for Signals {
                     log::warn!("connections cut at the end of graceful_shutdown_timeout_seconds connections={left}");
                 }
             }
-            () = either(&mut terminate, &mut interrupt) => log::warn!("second signal: stopping at once"),
+            () = caught.stop() => log::warn!("second signal: stopping at once"),
+        }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let caught = self.caught.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match caught {
+            Some(caught) => match caught.await {
+                Ok(caught) => self.follow(caught).await,
+                Err(_) => log::error!("signals can't be handled"),
+            },
+            None => std::future::pending().await,
         }
         // All that should end has ended: Pingora need not wait for anything.
         ShutdownSignal::FastShutdown

@@ -55,6 +55,8 @@ impl Launch {
     pub(crate) fn spawn(self) -> io::Result<Ravelin> {
         let mut command = Command::new(PROGRAM.get().map_or(Path::new(env!("CARGO_BIN_EXE_ravelin")), PathBuf::as_path));
         command.args(&self.arguments).current_dir(&self.directory).env_remove("RUST_LOG");
+        // Nothing is left behind in /run by a process that is killed.
+        command.env("RAVELIN_RUNTIME_DIR", &self.directory);
         command.envs(self.environment);
         command.stdin(Stdio::null()).stdout(self.stdout.unwrap_or_else(Stdio::piped)).stderr(Stdio::piped());
         let mut child = command.spawn()?;

@@ -355,12 +355,12 @@ mod tests {
         for (key, takes, _) in KEYS {
             if let Positive(why) = takes {
                 let error = decoded(&format!("{key}: 0\n")).unwrap_err();
-                assert!(error.contains(why) && error.ends_with("1 error\n"), "{error}");
+                assert!(error.contains(why) && error.contains("\n1 error"), "{error}");
             }
         }
         for buckets in [0, 1025] {
             let error = decoded(&format!("runtime_metrics_poll_time_histogram_buckets: {buckets}\n")).unwrap_err();
-            assert!(error.contains("write 1 to 1024") && error.ends_with("1 error\n"), "{error}");
+            assert!(error.contains("write 1 to 1024") && error.contains("\n1 error"), "{error}");
         }
         assert!(decoded("version: 2\n").unwrap_err().contains("version 2 does not exist"));
     }

@@ -110,6 +110,7 @@ fn holds(path: &Path, expected: &str) {
     }
 }
 
+// covers: access_log.format.template, access_log.output.file
 #[test]
 fn a_rotated_file_is_opened_anew_on_sigusr1() {
     let directory = tempfile::tempdir().unwrap();

@@ -159,6 +159,8 @@ cases! {
     pingora_version: with("version: 2\n");
     pingora_zero_threads: with("threads: 0\n");
     pingora_zero_retries: with("max_retries: 0\n");
+    // covers: max_retries
+    pingora_fewer_tries_than_retries: with("max_retries: 2\nupstreams: {u: {endpoints: [127.0.0.1:1], retry: {retries: 2}}}\n");
     pingora_zero_blocking_threads: with("max_blocking_threads: 0\n");
     pingora_zero_ready_timeout: with("daemon_ready_timeout_seconds: 0\n");
     pingora_too_many_buckets: with("runtime_metrics_poll_time_histogram_buckets: 5000\n");

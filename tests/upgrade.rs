@@ -99,6 +99,25 @@ fn answer(address: &str) -> u16 {
     client.next_response(deadline).unwrap().head.status().unwrap()
 }
 
+// covers: upgrade_sock
+#[test]
+fn an_upgrade_finds_its_socket_where_it_is_configured() {
+    let place = Place::new("");
+    let socket = place.path().join("up.sock");
+    place.write(&format!(
+        "upgrade_sock: {}\nlisteners: {{main: {{address: 127.0.0.1:0}}}}\nroutes: {{all: {{respond: {{}}}}}}\n",
+        socket.display()
+    ));
+    let old = place.start(&[], 1);
+    assert!(socket.exists());
+    let new = upgrade(&place, old, 1);
+    assert!(socket.exists());
+    drop(new);
+    // A folder that is not there is an error only for who names one.
+    place.write("upgrade_sock: /nonexistent/up.sock\nlisteners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {}}}\n");
+    assert!(place.refused(&[]).contains("can't listen on `upgrade_sock: /nonexistent/up.sock`"));
+}
+
 #[test]
 fn two_hundred_listeners_a_unix_socket_and_the_admin_address_are_handed_on() {
     let place = Place::new("");
@@ -279,6 +298,7 @@ fn a_listener_that_is_configured_no_more_goes_with_the_old_process() {
     assert!(!socket.exists());
 }
 
+// covers: upgrade_sock_connect_accept_max_retries
 #[test]
 fn sigquit_alone_stops_nothing() {
     let place = Place::new(

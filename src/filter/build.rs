@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::config::Span;
+use crate::filter::Kept;
 use crate::upstream::Upstream;
 
 /// Work that runs beside requests, for as long as the configuration is in force.
@@ -15,11 +16,33 @@ pub type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct BuildCx<'a> {
     upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>,
     tasks: &'a mut Vec<TaskFuture>,
+    keeping: Keeping<'a>,
+}
+
+/// Where a filter's state comes from and goes to.
+pub(crate) struct Keeping<'a> {
+    /// Of the filter that is built.
+    pub(crate) identity: &'a str,
+    /// What the configuration in force keeps.
+    pub(crate) before: Option<&'a Kept>,
+    pub(crate) kept: &'a mut Kept,
 }
 
 impl<'a> BuildCx<'a> {
-    pub(crate) fn new(upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>, tasks: &'a mut Vec<TaskFuture>) -> Self {
-        Self { upstreams, tasks }
+    pub(crate) fn new(
+        upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>,
+        tasks: &'a mut Vec<TaskFuture>,
+        keeping: Keeping<'a>,
+    ) -> Self {
+        Self { upstreams, tasks, keeping }
+    }
+
+    /// State that outlives this configuration: on a reload, the filter of the same identity is given what this one has. Its identity is
+    /// the `id` of its entry; without one, its place: the route, the chain or the defaults, and which of its kind there. There is one of
+    /// each type; what a configuration does not ask for any more is dropped with the last request of the one before.
+    pub fn keep<T: Send + Sync + 'static>(&mut self, make: impl FnOnce() -> T) -> Arc<T> {
+        let Keeping { identity, before, kept } = &mut self.keeping;
+        kept.carry(*before, identity, make)
     }
 
     /// The upstream of this name, for [`RequestCx::use_upstream`](crate::filter::RequestCx::use_upstream).

@@ -19,6 +19,7 @@ mod error;
 mod exchange;
 mod head;
 mod hooks;
+mod kept;
 mod registry;
 mod reply;
 pub mod testing;
@@ -28,6 +29,7 @@ use std::future::Future;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::build::Keeping;
 pub use self::build::{BuildCx, BuildError, TaskFuture, UpstreamRef};
 pub(crate) use self::chain::{Chain, Run, Slot};
 pub use self::cx::{BodyCx, LogCx, RequestCx, RequestView, ResponseCx, Trailers, UpstreamCx};
@@ -36,6 +38,7 @@ pub use self::error::{Error, Party};
 pub use self::exchange::{Client, Exchange, RequestId, Scheme, Target};
 pub use self::head::{FieldList, Fields, InvalidField, Request, RequestHead, ResponseHead, parse_field, parse_target};
 pub use self::hooks::Hooks;
+pub(crate) use self::kept::Kept;
 pub use self::registry::{DuplicateFilter, Registry};
 pub use self::reply::{Body, Reply, ReplyHead};
 

@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 use crate::config;
 use crate::filter::exchange::Target;
 use crate::filter::{
-    Body, BuildCx, Chain, Client, Error, Exchange, Fields, Filter, Registry, Reply, Request, RequestHead, RequestId,
-    ResponseHead, Run, Scheme, Slot,
+    Body, BuildCx, Chain, Client, Error, Exchange, Fields, Filter, Keeping, Kept, Registry, Reply, Request, RequestHead,
+    RequestId, ResponseHead, Run, Scheme, Slot,
 };
 use crate::upstream::Upstream;
 
@@ -44,7 +44,9 @@ impl<F: Filter> Harness<F> {
         registry.register::<F>().map_err(|error| error.to_string())?;
         let decoded = config::decode_filter(settings, F::NAME, &registry)?;
         let mut tasks = Vec::new();
-        let mut cx = BuildCx::new(&|name| Some(Arc::new(Upstream::nowhere(name))), &mut tasks);
+        let mut kept = Kept::default();
+        let keeping = Keeping { identity: F::NAME, before: None, kept: &mut kept };
+        let mut cx = BuildCx::new(&|name| Some(Arc::new(Upstream::nowhere(name))), &mut tasks, keeping);
         let filter = registry.build(F::NAME, decoded, &mut cx).map_err(|error| error.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         for task in tasks {

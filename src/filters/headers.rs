@@ -213,6 +213,7 @@ fn unreserved(name: &HeaderName) -> Result<(), BuildError> {
 mod tests {
     use super::*;
     use crate::filter::testing::Harness;
+    use crate::filter::{Keeping, Kept};
     use crate::filter::{Reply, Request};
 
     #[test]
@@ -261,8 +262,9 @@ mod tests {
 
     #[test]
     fn settings_without_effect_cost_nothing() {
-        let mut tasks = Vec::new();
-        let filter = Headers::build(HeadersConfig::default(), &mut BuildCx::new(&|_| None, &mut tasks)).unwrap();
+        let (mut tasks, mut kept) = (Vec::new(), Kept::default());
+        let keeping = Keeping { identity: "headers", before: None, kept: &mut kept };
+        let filter = Headers::build(HeadersConfig::default(), &mut BuildCx::new(&|_| None, &mut tasks, keeping)).unwrap();
         assert_eq!(filter.hooks(), Hooks::NONE);
     }
 }

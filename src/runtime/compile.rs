@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{self, AccessLog, Config, Diagnostic, Given, Named, Report, Step};
-use crate::filter::{BuildCx, Chain, Registry, Slot, TaskFuture};
+use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
@@ -105,8 +105,16 @@ pub(crate) struct Compiled {
 pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Snapshot>, report: &mut Report) -> Option<Compiled> {
     let partial = report.has_errors();
     let upstreams = upstreams(config.upstreams, previous, report);
-    let mut chains =
-        Chains { registry, upstreams: &upstreams, tasks: Vec::new(), named: HashMap::new(), pending: HashMap::new(), partial };
+    let mut chains = Chains {
+        registry,
+        upstreams: &upstreams,
+        tasks: Vec::new(),
+        before: previous.map(Snapshot::kept),
+        kept: Kept::default(),
+        named: HashMap::new(),
+        pending: HashMap::new(),
+        partial,
+    };
     for chain in config.chains {
         chains.pending.insert(chain.name.value.as_str().to_owned(), chain.value);
     }
@@ -114,13 +122,13 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     for name in names {
         chains.named(&name, report);
     }
-    let defaults = chains.slots(config.default_filters, report);
+    let defaults = chains.slots("defaults", config.default_filters, report);
     let mut router = Router::default();
     let mut routes = Vec::with_capacity(config.routes.len());
     for (index, Named { name, value: route }) in config.routes.into_iter().enumerate() {
         router.add(index, &route.matches);
         let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
-        slots.extend(chains.slots(route.filters, report));
+        slots.extend(chains.slots(&format!("route {name}", name = name.value), route.filters, report));
         let Some(action) = action(route.action, &upstreams) else { continue };
         routes.push(Route {
             name: name.value.as_str().into(),
@@ -130,7 +138,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             meter: metrics().route(name.value.as_str()),
         });
     }
-    let tasks = chains.tasks;
+    let Chains { tasks, kept, .. } = chains;
     if report.has_errors() {
         return None;
     }
@@ -139,7 +147,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
     let boot = BootPlan { pingora: config.pingora, given: config.given, listeners, access_log: config.access_log, admin };
     let upstreams = upstreams.into_values().collect();
-    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits), tasks })
+    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits, kept), tasks })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;
@@ -170,6 +178,9 @@ struct Chains<'a> {
     registry: &'a Registry,
     upstreams: &'a Upstreams,
     tasks: Vec<TaskFuture>,
+    /// What filters of the configuration in force keep.
+    before: Option<&'a Kept>,
+    kept: Kept,
     named: HashMap<String, Vec<Slot>>,
     /// Chains that are not built yet.
     pending: HashMap<String, Vec<Step>>,
@@ -178,15 +189,23 @@ struct Chains<'a> {
 }
 
 impl Chains<'_> {
-    fn slots(&mut self, steps: Vec<Step>, report: &mut Report) -> Vec<Slot> {
+    /// `place` tells lists of filters apart.
+    fn slots(&mut self, place: &str, steps: Vec<Step>, report: &mut Report) -> Vec<Slot> {
         let mut slots = Vec::new();
+        let mut seen: HashMap<&str, usize> = HashMap::new();
         for step in steps {
             match step {
                 Step::Use(name) => slots.extend(self.named(name.value.as_str(), report)),
                 Step::Filter(entry) => {
                     let upstreams = self.upstreams;
                     let find = move |name: &str| upstreams.get(name).cloned();
-                    let mut cx = BuildCx::new(&find, &mut self.tasks);
+                    let nth = seen.entry(entry.kind).and_modify(|nth| *nth += 1).or_default();
+                    let identity = match &entry.id {
+                        Some(id) => format!("id {}", id.value),
+                        None => format!("{place}, {} {nth}", entry.kind),
+                    };
+                    let keeping = Keeping { identity: &identity, before: self.before, kept: &mut self.kept };
+                    let mut cx = BuildCx::new(&find, &mut self.tasks, keeping);
                     match self.registry.build(entry.kind, entry.settings, &mut cx) {
                         Ok(filter) => slots.push(Slot::new(filter)),
                         Err(error) if self.partial && error.is_unresolved() => {}
@@ -204,7 +223,7 @@ impl Chains<'_> {
     /// The chain of this name, built when it is first asked for. That it exists and does not use itself is known.
     fn named(&mut self, name: &str, report: &mut Report) -> Vec<Slot> {
         if let Some(steps) = self.pending.remove(name) {
-            let slots = self.slots(steps, report);
+            let slots = self.slots(&format!("chain {name}"), steps, report);
             self.named.insert(name.to_owned(), slots);
         }
         self.named.get(name).cloned().unwrap_or_default()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::config::ListenerLimits;
-use crate::filter::Chain;
+use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Question, Router};
 use crate::types::{HeaderName, Template};
@@ -20,6 +20,8 @@ pub(crate) struct Snapshot {
     upstreams: Box<[Arc<Upstream>]>,
     /// In the order of the boot plan's listeners.
     limits: Box<[ListenerLimits]>,
+    /// What filters hand on to those of the next one.
+    kept: Kept,
     /// What filters asked to have done beside requests, once it has been started.
     work: OnceLock<Vec<Work>>,
     /// Counts it: there are several only while requests end that began under an older one.
@@ -77,12 +79,19 @@ pub(crate) struct Respond {
 }
 
 impl Snapshot {
-    pub(super) fn new(router: Router, routes: Vec<Route>, upstreams: Vec<Arc<Upstream>>, limits: Box<[ListenerLimits]>) -> Self {
+    pub(super) fn new(
+        router: Router,
+        routes: Vec<Route>,
+        upstreams: Vec<Arc<Upstream>>,
+        limits: Box<[ListenerLimits]>,
+        kept: Kept,
+    ) -> Self {
         Self {
             router,
             routes: routes.into(),
             upstreams: upstreams.into(),
             limits,
+            kept,
             work: OnceLock::new(),
             _live: metrics().snapshot(),
         }
@@ -104,6 +113,10 @@ impl Snapshot {
 
     pub(crate) fn route_count(&self) -> usize {
         self.routes.len()
+    }
+
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     pub(super) fn limits(&self, listener: usize) -> ListenerLimits {

@@ -20,6 +20,7 @@ pub(crate) fn app() -> App {
         .filter::<Swap>()
         .filter::<Tick>()
         .filter::<Share>()
+        .filter::<Tally>()
 }
 
 /// Leaves its name wherever it comes by.
@@ -373,5 +374,23 @@ impl Filter for Share {
     async fn response(&self, res: &mut ResponseCx<'_>, (): &mut ()) -> Result<(), Error> {
         let count = res.get::<Count>().map_or(0, |count| count.0);
         Ok(res.set_header("x-count", count.to_string())?)
+    }
+}
+
+/// Counts requests, over reloads.
+struct Tally(Arc<AtomicU32>);
+
+impl Filter for Tally {
+    const NAME: &'static str = "tally";
+    type Config = ShareConfig;
+    type State = ();
+
+    fn build(_: ShareConfig, cx: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        Ok(Self(cx.keep(|| AtomicU32::new(0))))
+    }
+
+    async fn response(&self, res: &mut ResponseCx<'_>, (): &mut ()) -> Result<(), Error> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(res.set_header("x-tally", count.to_string())?)
     }
 }

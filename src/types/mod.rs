@@ -4,6 +4,7 @@
 
 mod address;
 mod bytesize;
+mod cidr;
 mod count;
 mod duration;
 mod header;
@@ -20,6 +21,7 @@ mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
 pub use self::bytesize::{ByteSize, ByteSizeError};
+pub use self::cidr::{Cidr, CidrError};
 pub use self::count::{Count, CountError};
 pub use self::duration::{Duration, DurationError};
 pub use self::header::{HeaderName, HeaderNameError};

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::{Limits, Spanned};
-use crate::types::{FileMode, ListenAddress};
+use crate::types::{Cidr, FileMode, ListenAddress};
 
 /// One address that clients connect to.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -17,7 +17,40 @@ pub struct Listener {
     /// HTTP/2 by prior knowledge (h2c) beside HTTP/1.1 on a plaintext listener.
     #[serde(default)]
     pub http2: bool,
+    /// The PROXY protocol, versions 1 and 2: whose connections begin with it.
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
+    /// Whose word on the client is believed. Default: nobody's.
+    pub trust_forwarded: Option<Spanned<TrustForwarded>>,
     /// Bounds on what a client may do; what is left out is taken from `defaults.limits`.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// The PROXY protocol on a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyProtocol {
+    /// Peers that must send it; any other that does is refused. On a unix socket, where every peer must, it is left out.
+    pub trust: Vec<Spanned<Cidr>>,
+}
+
+/// Proxies in front of this one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustForwarded {
+    /// Their networks. On a unix socket, every peer of which is believed, those of proxies before that one.
+    pub from: Vec<Spanned<Cidr>>,
+    /// The field in which they name the client; the other is stripped.
+    pub header: ForwardedHeader,
+}
+
+/// A field that names the client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, beside it `X-Forwarded-Proto`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }

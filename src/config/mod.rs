@@ -47,7 +47,7 @@ pub use catalog::{Body, Catalog};
 pub use env::Environment;
 pub use file::Reload;
 pub use limits::{Limits, ListenerLimits};
-pub use listener::Listener;
+pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded};
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
 pub use observe::{AccessLog, LogFormat, LogOutput};

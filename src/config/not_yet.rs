@@ -15,7 +15,7 @@ const KEYS: &[(&str, &[&str])] = &[
         "Limits",
         &["body_timeout", "min_body_rate", "tls_handshake_timeout", "body_size", "handshakes_per_client", "concurrent_streams"],
     ),
-    ("Listener", &["redirect_to_https", "http3", "tls", "proxy_protocol", "trust_forwarded", "underscores"]),
+    ("Listener", &["redirect_to_https", "http3", "tls", "underscores"]),
     (
         "Upstream",
         &[

@@ -19,7 +19,7 @@ pub struct Exchange {
     pub started: Instant,
     /// Who asks.
     pub client: Client,
-    /// How the client speaks to us.
+    /// How the client speaks to us, or to the trusted proxy that says so.
     pub scheme: Scheme,
     /// The request as it was matched, before any filter changed it.
     pub target: Target,
@@ -122,11 +122,19 @@ impl Target {
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// `None`: over a unix socket.
+    /// As a trusted proxy says, or the peer's own. Port 0: nobody said which. `None`: over a unix socket.
     pub address: Option<SocketAddr>,
+    /// Who is connected to us: the client itself, or a proxy in front of us.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Client {
+    /// A client that is connected to us itself.
+    #[must_use]
+    pub fn direct(address: Option<SocketAddr>) -> Self {
+        Self { address, peer: address }
+    }
+
     /// The client's IP address, if it has one.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
@@ -192,6 +200,11 @@ impl Values for Exchange {
             Variable::RequestHost => out.write_str(self.target.host()),
             Variable::RequestPath => out.write_str(self.target.path()),
             Variable::RequestQuery => out.write_str(self.target.query().unwrap_or("")),
+            Variable::RequestScheme => out.write_str(self.scheme.as_str()),
+            Variable::RequestTarget => match self.target.query() {
+                Some(query) => write!(out, "{}?{query}", self.target.path()),
+                None => out.write_str(self.target.path()),
+            },
             Variable::RequestId => write!(out, "{}", self.id),
             Variable::ClientIp => self.client.ip().map_or(Ok(()), |ip| write!(out, "{ip}")),
             Variable::RouteName => out.write_str(self.route.as_deref().unwrap_or("")),
@@ -218,7 +231,7 @@ mod tests {
 
     #[test]
     fn shared_values_are_found_by_their_type() {
-        let client = Client { address: None };
+        let client = Client::direct(None);
         let mut exchange = Exchange::new(RequestId::mint(), client, Scheme::Http);
         exchange.insert(1_u8);
         exchange.insert("a");

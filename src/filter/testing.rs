@@ -185,7 +185,7 @@ impl Sent {
 }
 
 fn exchange_for(request: &Request) -> Exchange {
-    let client = Client { address: Some(([192, 0, 2, 1], 50_000).into()) };
+    let client = Client::direct(Some(([192, 0, 2, 1], 50_000).into()));
     let mut exchange = Exchange::new(RequestId::mint(), client, Scheme::Http);
     let host = request.get("host").map(|host| String::from_utf8_lossy(host).into_owned()).unwrap_or_default();
     let method = http::Method::from_bytes(request.method().as_bytes()).unwrap_or_default();

@@ -16,6 +16,8 @@ pub(crate) struct Event<'a> {
     pub(crate) time: SystemTime,
     /// `None` over a unix socket.
     pub(crate) client: Option<SocketAddr>,
+    /// Who was connected: the client, or a proxy in front of it.
+    pub(crate) peer: Option<SocketAddr>,
     /// The listener's name.
     pub(crate) listener: &'a str,
     /// `http` or `https`.
@@ -93,6 +95,16 @@ impl Event<'_> {
     /// The client's address without the port, IPv4 as such.
     pub(crate) fn client_ip(&self) -> Option<IpAddr> {
         self.client.map(|client| client.ip().to_canonical())
+    }
+
+    /// The client's port, if it is known.
+    pub(crate) fn client_port(&self) -> Option<u16> {
+        self.client.map(|client| client.port()).filter(|port| *port != 0)
+    }
+
+    /// The address of the proxy that spoke for the client.
+    pub(crate) fn proxy_ip(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip().to_canonical()).filter(|_| self.peer != self.client)
     }
 
     /// Why Ravelin answered itself, or broke off: a constant word. `None`: an endpoint's answer went out whole.

@@ -1,6 +1,5 @@
 //! What the proxy keeps of one request between Pingora's hooks.
 
-use std::net::SocketAddr as InetAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +21,10 @@ tokio::task_local! {
 pub(crate) struct Connection {
     /// The listener's name.
     pub(crate) listener: Arc<str>,
-    /// `None` on a unix socket.
-    pub(crate) client: Option<InetAddr>,
+    /// The listener's place in the boot plan. `None`: a session that did not come through our listeners.
+    pub(crate) place: Option<usize>,
+    /// As far as the connection tells: a request may name another, if its peer is believed.
+    pub(crate) client: Client,
     pub(crate) scheme: Scheme,
     pub(crate) clock: Arc<Clock>,
     /// How long a tunnel may carry nothing.
@@ -76,7 +77,8 @@ impl Ctx {
             // A session that did not come through our listeners: a client that nobody knows.
             Connection {
                 listener: "".into(),
-                client: None,
+                place: None,
+                client: Client::direct(None),
                 scheme: Scheme::Http,
                 clock: Arc::new(Clock::new()),
                 tunnel_idle: None,
@@ -85,7 +87,7 @@ impl Ctx {
         });
         connection.clock.take();
         Self {
-            exchange: Exchange::new(RequestId::mint(), Client { address: connection.client }, connection.scheme),
+            exchange: Exchange::new(RequestId::mint(), connection.client, connection.scheme),
             connection,
             route: None,
             run: Run::default(),

@@ -64,7 +64,7 @@ pub(crate) fn refusal(refused: &Refused<'_>, observers: &Observers) -> Bytes {
     let reply = error_body(status, &id.to_string(), false);
     let phrase = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let Body::Whole(body) = reply.body else { return Bytes::new() };
-    log::refused(refused, id, body.len(), observers);
+    log::refused(refused, id, Some(body.len()), observers);
     let mut head = format!("HTTP/1.1 {status} {phrase}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
     reply.head.each(&mut |name, value| {
         head.push_str(name);

@@ -1,12 +1,11 @@
 //! The end of a request: the record of it, made here and nowhere else, and one line of process log where it failed.
 
-use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use http::Version;
 use pingora_proxy::Session;
 
-use crate::filter::{Error, Party, RequestId, Scheme};
+use crate::filter::{Client, Error, Party, RequestId, Scheme};
 use crate::observe::{Event, Failure, Observers, Timing, metrics};
 use crate::proxy::Ctx;
 use crate::proxy::failure::missed;
@@ -16,7 +15,7 @@ pub(crate) struct Refused<'a> {
     pub(crate) status: u16,
     pub(crate) reason: &'static str,
     pub(crate) listener: &'a str,
-    pub(crate) client: Option<SocketAddr>,
+    pub(crate) client: Client,
     pub(crate) scheme: Scheme,
     /// What the client has sent of it.
     pub(crate) seen: &'a [u8],
@@ -67,6 +66,7 @@ fn event(ctx: &Ctx) -> Event<'_> {
         id: exchange.id.bits(),
         time: now.checked_sub(duration).unwrap_or(now),
         client: exchange.client.address,
+        peer: exchange.client.peer,
         listener: &ctx.connection.listener,
         scheme: exchange.scheme.as_str(),
         protocol: protocol(ctx.version),
@@ -133,23 +133,31 @@ fn report(ctx: &Ctx, failure: &Error) {
 }
 
 /// Pingora refused a request, with an answer that is no more than a head: two `Host` fields, say.
-pub(crate) fn refused_unseen(listener: &str, client: Option<SocketAddr>, observers: &Observers) {
+pub(crate) fn refused_unseen(listener: &str, client: Client, observers: &Observers) {
     let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme: Scheme::Http, seen: b"" };
-    refused(&refusal, RequestId::mint(), 0, observers);
+    refused(&refusal, RequestId::mint(), Some(0), observers);
 }
 
-/// A request was refused, with an answer of this many bytes.
-pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observers: &Observers) {
+/// A connection was closed without an answer: who sent this does not speak HTTP.
+pub(crate) fn refused_silently(refusal: &Refused<'_>, observers: &Observers) {
+    refused(refusal, RequestId::mint(), None, observers);
+}
+
+/// A request was refused, with an answer of this many bytes, or with none.
+pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>, observers: &Observers) {
     let Refused { status, reason, listener, client, scheme, seen } = *refused;
-    let shown = client.map_or_else(|| "-".to_owned(), |client| client.ip().to_canonical().to_string());
-    log::info!("request refused party=client reason={reason} status={status} id={id} client={shown} listener={listener}");
+    let status = sent.map(|_| status);
+    let shown = client.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+    let said = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+    log::info!("request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener}");
     let line = RequestLine::read(seen);
     let target = String::from_utf8_lossy(line.target);
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
     let event = Event {
         id: id.bits(),
         time: SystemTime::now(),
-        client,
+        client: client.address,
+        peer: client.peer,
         listener,
         scheme: scheme.as_str(),
         protocol: line.protocol,
@@ -159,9 +167,9 @@ pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: usize, observe
         query,
         user_agent: None,
         referer: None,
-        status: Some(status),
+        status,
         received: 0,
-        sent: sent as u64,
+        sent: sent.unwrap_or(0) as u64,
         duration: None,
         timing: Timing::default(),
         route: None,

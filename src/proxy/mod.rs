@@ -7,6 +7,7 @@
 mod clock;
 mod ctx;
 mod failure;
+mod forwarded;
 mod head;
 mod log;
 mod reply;
@@ -30,7 +31,7 @@ pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
 pub(crate) use self::ctx::{CONNECTION, Connection};
 pub(crate) use self::failure::refusal;
-pub(crate) use self::log::{Refused, refused_unseen};
+pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
 use self::via::Via;
 use crate::observe::Observers;
 use crate::runtime::Store;

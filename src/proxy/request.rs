@@ -1,18 +1,20 @@
 //! From a request's head to a decision: admitted and routed, answered by a filter or by the route itself, or refused.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONNECTION, FORWARDED, HOST, InvalidHeaderValue, REFERER, UPGRADE, USER_AGENT};
 use http::{HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+use crate::config::ForwardedHeader;
 use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
+use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::router::Question;
-use crate::runtime::{Action, Redirect, Respond};
+use crate::runtime::{Action, Redirect, Respond, Snapshot};
 use crate::types::{Template, normalise_host, path};
 
 impl Proxy {
@@ -32,6 +34,8 @@ impl Proxy {
 
     async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> std::result::Result<Option<Reply>, Error> {
         note_client(session, ctx);
+        let snapshot = self.store.load();
+        let believed = believed(session, ctx, &snapshot);
         match self.admit(session) {
             Ok(target) => ctx.exchange.target = target,
             Err(error) => {
@@ -41,7 +45,6 @@ impl Proxy {
                 return Err(error);
             }
         }
-        let snapshot = self.store.load();
         let target = &ctx.exchange.target;
         let question = Question { host: target.host(), path: target.path(), method: target.method() };
         let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
@@ -49,7 +52,7 @@ impl Proxy {
         if let Some(limit) = route.timeout {
             ctx.connection.clock.limit_exchange(limit);
         }
-        say_who_asks(session, ctx)?;
+        say_who_asks(session, ctx, believed.as_ref())?;
         ctx.route = Some(route.clone());
         let reply = route.chain.request(&mut ctx.run, &mut ClientRequest(session), &mut ctx.exchange).await?;
         if reply.is_some() || ctx.exchange.upstream.is_some() {
@@ -131,8 +134,19 @@ fn note_client(session: &Session, ctx: &mut Ctx) {
     ctx.referer = head.headers.get(REFERER).cloned();
 }
 
-/// Puts Ravelin's own word on the client in the place of what the client says of itself.
-fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), InvalidField> {
+/// Takes a trusted proxy's word on who the client is.
+fn believed(session: &Session, ctx: &mut Ctx, snapshot: &Snapshot) -> Option<Believed> {
+    let trust = &snapshot.listener(ctx.connection.place?).trust;
+    let believed = believe(&session.req_header().headers, trust, ctx.connection.client.ip())?;
+    if let Some(node) = believed.client() {
+        ctx.exchange.client.address = Some(SocketAddr::new(node.ip, node.port.unwrap_or(0)));
+    }
+    ctx.exchange.scheme = believed.scheme.unwrap_or(ctx.exchange.scheme);
+    Some(believed)
+}
+
+/// Puts Ravelin's own word on the client in the place of what the client says of itself. What is believed is passed on.
+fn say_who_asks(session: &mut Session, ctx: &Ctx, believed: Option<&Believed>) -> std::result::Result<(), InvalidField> {
     let head = session.req_header_mut();
     strip_nominated(head);
     // Many a service reads `_` as `-`, and would take these for ours.
@@ -145,12 +159,24 @@ fn say_who_asks(session: &mut Session, ctx: &Ctx) -> std::result::Result<(), Inv
         None => head.headers.get(HOST).cloned(),
     };
     head.remove_header(&FORWARDED);
-    match ctx.exchange.client.ip() {
-        Some(ip) => {
-            let value = address_value(ip).map_err(|_| invalid("x-forwarded-for"))?;
+    let peer = ctx.connection.client.ip();
+    let chain = believed.filter(|believed| !believed.hops.is_empty());
+    let addresses = match (chain, peer) {
+        (Some(chain), _) => Some(HeaderValue::try_from(chain.x_forwarded_for(peer))),
+        (None, peer) => peer.map(address_value),
+    };
+    match addresses {
+        Some(value) => {
+            let value = value.map_err(|_| invalid("x-forwarded-for"))?;
             head.insert_header("x-forwarded-for", value).map_err(|_| invalid("x-forwarded-for"))?;
         }
         None => drop(head.remove_header("x-forwarded-for")),
+    }
+    if let Some(believed) = believed.filter(|believed| believed.header == ForwardedHeader::Forwarded) {
+        let value = believed.forwarded(peer);
+        if !value.is_empty() {
+            head.insert_header(FORWARDED, value).map_err(|_| invalid("forwarded"))?;
+        }
     }
     let scheme = HeaderValue::from_static(ctx.exchange.scheme.as_str());
     head.insert_header("x-forwarded-proto", scheme).map_err(|_| invalid("x-forwarded-proto"))?;

@@ -12,7 +12,7 @@ use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
-use crate::runtime::{Action, Redirect, Respond, Snapshot};
+use crate::runtime::{Action, ListenerPolicy, Redirect, Respond, Snapshot, Trust};
 use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
@@ -41,6 +41,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) address: ListenAddress,
     pub(crate) mode: Option<FileMode>,
     pub(crate) http2: bool,
+    /// Whether PROXY headers are read.
+    pub(crate) proxy_protocol: bool,
 }
 
 /// The boot plan that the process runs by.
@@ -142,12 +144,16 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     if report.has_errors() {
         return None;
     }
-    let limits = config.listeners.iter().map(|listener| listener.value.limits.or(&config.default_limits)).collect();
+    let policy = |listener: &Named<config::Listener>| ListenerPolicy {
+        limits: listener.value.limits.or(&config.default_limits),
+        trust: Trust::of(&listener.value),
+    };
+    let policies = config.listeners.iter().map(policy).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
     let boot = BootPlan { pingora: config.pingora, given: config.given, listeners, access_log: config.access_log, admin };
     let upstreams = upstreams.into_values().collect();
-    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, limits, kept), tasks })
+    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, policies, kept), tasks })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;
@@ -251,6 +257,7 @@ fn listener(section: Named<config::Listener>) -> ListenerPlan {
         address: section.value.address.value,
         mode: section.value.mode.map(|mode| mode.value),
         http2: section.value.http2,
+        proxy_protocol: section.value.proxy_protocol.is_some(),
     }
 }
 

@@ -4,8 +4,10 @@ mod compile;
 mod snapshot;
 mod store;
 mod tasks;
+mod trust;
 
 pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
-pub(crate) use self::snapshot::{Action, Matched, Redirect, Respond, Snapshot};
+pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Snapshot};
 pub(crate) use self::store::Store;
 pub(crate) use self::tasks::Upkeep;
+pub(crate) use self::trust::Trust;

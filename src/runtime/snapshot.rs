@@ -10,6 +10,7 @@ use crate::config::ListenerLimits;
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Question, Router};
+use crate::runtime::Trust;
 use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
 
@@ -19,13 +20,19 @@ pub(crate) struct Snapshot {
     routes: Box<[Route]>,
     upstreams: Box<[Arc<Upstream>]>,
     /// In the order of the boot plan's listeners.
-    limits: Box<[ListenerLimits]>,
+    listeners: Box<[ListenerPolicy]>,
     /// What filters hand on to those of the next one.
     kept: Kept,
     /// What filters asked to have done beside requests, once it has been started.
     work: OnceLock<Vec<Work>>,
     /// Counts it: there are several only while requests end that began under an older one.
     _live: LiveSnapshot,
+}
+
+/// What of a listener a reload can change.
+pub(crate) struct ListenerPolicy {
+    pub(crate) limits: ListenerLimits,
+    pub(crate) trust: Trust,
 }
 
 /// Work beside requests: it ends with the snapshot.
@@ -83,14 +90,14 @@ impl Snapshot {
         router: Router,
         routes: Vec<Route>,
         upstreams: Vec<Arc<Upstream>>,
-        limits: Box<[ListenerLimits]>,
+        listeners: Box<[ListenerPolicy]>,
         kept: Kept,
     ) -> Self {
         Self {
             router,
             routes: routes.into(),
             upstreams: upstreams.into(),
-            limits,
+            listeners,
             kept,
             work: OnceLock::new(),
             _live: metrics().snapshot(),
@@ -119,8 +126,9 @@ impl Snapshot {
         &self.kept
     }
 
-    pub(super) fn limits(&self, listener: usize) -> ListenerLimits {
-        self.limits[listener]
+    /// What holds on a listener, by its place in the boot plan.
+    pub(crate) fn listener(&self, place: usize) -> &ListenerPolicy {
+        &self.listeners[place]
     }
 
     /// Keeps work that was started for this snapshot.

@@ -26,6 +26,6 @@ impl Store {
 
     /// The limits of a listener, by its place in the boot plan.
     pub(crate) fn limits(&self, listener: usize) -> ListenerLimits {
-        self.0.load().limits(listener)
+        self.0.load().listener(listener).limits
     }
 }

@@ -248,7 +248,8 @@ mod tests {
     use super::*;
 
     fn bind(address: &str) -> Result<Vec<Bound>, BindError> {
-        let plan = ListenerPlan { name: "main".into(), address: address.parse().unwrap(), mode: None, http2: false };
+        let address = address.parse().unwrap();
+        let plan = ListenerPlan { name: "main".into(), address, mode: None, http2: false, proxy_protocol: false };
         Binder::new(None, Tenure::default()).listeners(&[plan])
     }
 

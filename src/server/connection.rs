@@ -14,12 +14,13 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
-use crate::filter::Scheme;
-use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal, refused_unseen};
+use crate::filter::{Client, Scheme};
+use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal, refused_silently, refused_unseen};
 use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
-use crate::server::listeners::Listener;
+use crate::server::listeners::{Listener, TooMany};
+use crate::server::proxy_protocol::{Preamble, read};
 use crate::server::stream::Conn;
 
 /// How long a refused client may take to hear of it.
@@ -29,7 +30,9 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Accepted {
     pub(super) stream: L4Stream,
     /// `None` over a unix socket.
-    pub(super) client: Option<SocketAddr>,
+    pub(super) peer: Option<SocketAddr>,
+    /// The peer begins with a PROXY header, which names the client.
+    pub(super) proxied: bool,
     pub(super) listener: Arc<Listener>,
 }
 
@@ -44,9 +47,25 @@ enum Next {
 }
 
 /// Serves a connection until either side ends it.
-pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
+pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted) {
     let clock = Arc::new(Clock::new());
     let mut conn = Conn::new(stream, clock.clone());
+    let mut client = Client::direct(peer);
+    // Counts for as long as the connection is served.
+    let mut _counted = None;
+    if proxied {
+        let named = match proxied_client(&mut conn, &listener).await {
+            Ok(named) => named,
+            Err(Unproxied::Left) => return,
+            Err(Unproxied::Refused(reason)) => return drop_unanswered(reason, &listener, client),
+        };
+        client.address = named.or(peer);
+        // The proxy itself, which nobody counts, if it names none.
+        _counted = match listener.count(named) {
+            Ok(counted) => counted,
+            Err(TooMany) => return,
+        };
+    }
     let mut served: u32 = 0;
     loop {
         let limits = listener.limits();
@@ -57,6 +76,7 @@ pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
                 let last = listener.drain.is_closing() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
                 let connection = Connection {
                     listener: listener.name.clone(),
+                    place: Some(listener.place),
                     client,
                     scheme: Scheme::Http,
                     clock: clock.clone(),
@@ -77,6 +97,53 @@ pub(super) async fn serve(Accepted { stream, client, listener }: Accepted) {
             Next::Closed => return,
         }
     }
+}
+
+/// Why no client is known on a connection that should begin with a PROXY header.
+enum Unproxied {
+    /// Nothing came.
+    Left,
+    /// The reason code.
+    Refused(&'static str),
+}
+
+/// Waits for a PROXY header, which a proxy sends at once: the time runs from the beginning. `None`: it speaks for itself.
+async fn proxied_client(conn: &mut Conn, listener: &Listener) -> Result<Option<SocketAddr>, Unproxied> {
+    let limits = listener.limits();
+    let due = limits.header_timeout.map(|timeout| Instant::now() + timeout);
+    let mut closing = pin!(listener.drain.closing());
+    poll_fn(|cx| {
+        loop {
+            match read(conn.ahead()) {
+                Preamble::Partial => {}
+                Preamble::Header { length, client } => {
+                    conn.skip(length);
+                    return Poll::Ready(Ok(client));
+                }
+                Preamble::Refused(reason) => return Poll::Ready(Err(Unproxied::Refused(reason))),
+            }
+            let begun = !conn.ahead().is_empty();
+            match conn.poll_ahead(cx) {
+                Poll::Ready(Ok(true)) => continue,
+                Poll::Ready(Ok(false)) if begun => return Poll::Ready(Err(Unproxied::Refused("proxy_header_cut_off"))),
+                // Whoever probes a port comes and goes like this.
+                Poll::Ready(_) => return Poll::Ready(Err(Unproxied::Left)),
+                Poll::Pending => {}
+            }
+            if !begun && closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Unproxied::Left));
+            }
+            let Some(due) = due else { return Poll::Pending };
+            return conn.poll_until(due, cx).map(|()| Err(Unproxied::Refused("proxy_header_timeout")));
+        }
+    })
+    .await
+}
+
+/// A trusted peer that does not send what it must is told nothing: what it speaks is not known.
+fn drop_unanswered(reason: &'static str, listener: &Listener, client: Client) {
+    let (listener, observers) = (&*listener.name, &listener.observers);
+    refused_silently(&Refused { status: 400, reason, listener, client, scheme: Scheme::Http, seen: b"" }, observers);
 }
 
 /// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
@@ -134,7 +201,7 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }
 
-async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Option<SocketAddr>) {
+async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client) {
     let refused = Refused { status, reason, listener: &listener.name, client, scheme: Scheme::Http, seen: conn.ahead() };
     let answer = refusal(&refused, &listener.observers);
     // A client that does not listen is left.

@@ -1,6 +1,5 @@
 //! HTTP/2 connections: the framing is Pingora's; each stream enters the proxy like any other request.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use pingora_core::server::ShutdownWatch;
 use tokio::sync::Notify;
 
 use crate::config::ListenerLimits;
-use crate::filter::Scheme;
+use crate::filter::{Client, Scheme};
 use crate::proxy::{CONNECTION, Clock, Connection};
 use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
@@ -22,7 +21,7 @@ use crate::server::stream::Conn;
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Serves an HTTP/2 connection until it ends.
-pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: &Arc<Listener>, limits: ListenerLimits) {
+pub(super) async fn serve(conn: Conn, client: Client, listener: &Arc<Listener>, limits: ListenerLimits) {
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = limits.idle_timeout;
     let app =
@@ -42,7 +41,7 @@ pub(super) async fn serve(conn: Conn, client: Option<SocketAddr>, listener: &Arc
 
 struct Streams {
     listener: Arc<Listener>,
-    client: Option<SocketAddr>,
+    client: Client,
     limits: ListenerLimits,
     /// How many requests have come.
     served: AtomicU32,
@@ -67,6 +66,7 @@ impl HttpServerApp for Streams {
         let clock = Arc::new(Clock::new());
         let connection = Connection {
             listener: self.listener.name.clone(),
+            place: Some(self.listener.place),
             client: self.client,
             scheme: Scheme::Http,
             clock: clock.clone(),

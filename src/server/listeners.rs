@@ -1,7 +1,7 @@
 //! The accept loop: a Pingora service over sockets that are bound already.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::observe::{ListenerMeter, Observers, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::Store;
 use crate::server::bind::{Bound, Socket};
-use crate::server::clients::Clients;
+use crate::server::clients::{Clients, Counted};
 use crate::server::connection::{Accepted, serve};
 use crate::server::drain::Drain;
 use crate::server::gate::Gate;
@@ -57,7 +57,7 @@ impl Listeners {
 impl ServiceWithDependents for Listeners {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
         let mut loops = Vec::new();
-        for (index, Bound { plan, socket }) in self.sockets.drain(..).enumerate() {
+        for (place, Bound { plan, socket }) in self.sockets.drain(..).enumerate() {
             let (socket, address) = match Socket::new(socket) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -70,8 +70,9 @@ impl ServiceWithDependents for Listeners {
             let listener = Arc::new(Listener {
                 meter: metrics().listener(&plan.name),
                 name: plan.name,
-                index,
+                place,
                 http2: plan.http2,
+                proxy_protocol: plan.proxy_protocol,
                 gate: Arc::default(),
                 clients: Arc::new(Clients::new()),
                 proxy: self.proxy.clone(),
@@ -106,8 +107,9 @@ impl ServiceWithDependents for Listeners {
 pub(super) struct Listener {
     pub(super) name: Arc<str>,
     /// Its place among the listeners of the boot plan, and so of each snapshot.
-    index: usize,
+    pub(super) place: usize,
     pub(super) http2: bool,
+    proxy_protocol: bool,
     meter: Arc<ListenerMeter>,
     gate: Arc<Gate>,
     clients: Arc<Clients>,
@@ -121,7 +123,7 @@ pub(super) struct Listener {
 impl Listener {
     /// The limits in force now.
     pub(super) fn limits(&self) -> ListenerLimits {
-        self.store.limits(self.index)
+        self.store.limits(self.place)
     }
 
     async fn accept(self: Arc<Self>, socket: Socket) {
@@ -169,24 +171,41 @@ impl Listener {
     }
 
     /// Serves a connection, unless its client has too many open already.
-    fn admit(self: Arc<Self>, stream: L4Stream, client: Option<SocketAddr>) {
-        let counted = match (client, self.limits().connections_per_client) {
-            (Some(client), Some(limit)) => match self.clients.enter(client.ip(), limit) {
-                Some(counted) => Some(counted),
-                None => {
-                    self.meter.refused("connections_per_client");
-                    log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
-                    return;
-                }
-            },
-            _ => None,
+    fn admit(self: Arc<Self>, stream: L4Stream, peer: Option<SocketAddr>) {
+        let proxied = self.proxy_protocol && self.store.load().listener(self.place).trust.sends_proxy(ip(peer));
+        let counted = match if proxied { Ok(None) } else { self.count(peer) } {
+            Ok(counted) => counted,
+            Err(TooMany) => return,
         };
         let held = (self.drain.opened(), self.gate.pass(), counted, self.meter.accepted());
         current_handle().spawn(async move {
-            serve(Accepted { stream, client, listener: self }).await;
+            serve(Accepted { stream, peer, proxied, listener: self }).await;
             drop(held);
         });
     }
+
+    /// Counts a connection for its client. Proxies that speak for many clients are not counted.
+    pub(super) fn count(&self, client: Option<SocketAddr>) -> Result<Option<Counted>, TooMany> {
+        let (Some(client), Some(limit)) = (client, self.limits().connections_per_client) else { return Ok(None) };
+        if self.store.load().listener(self.place).trust.forwards(ip(Some(client))).is_some() {
+            return Ok(None);
+        }
+        match self.clients.enter(client.ip(), limit) {
+            Some(counted) => Ok(Some(counted)),
+            None => {
+                self.meter.refused("connections_per_client");
+                log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
+                Err(TooMany)
+            }
+        }
+    }
+}
+
+/// A client has as many connections as it may have.
+pub(super) struct TooMany;
+
+fn ip(address: Option<SocketAddr>) -> Option<IpAddr> {
+    address.map(|address| address.ip())
 }
 
 /// Whether only this connection failed, and not the listener.

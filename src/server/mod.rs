@@ -13,6 +13,7 @@ mod listeners;
 mod logs;
 mod private;
 mod process;
+mod proxy_protocol;
 mod ready;
 mod reload;
 mod signals;

@@ -90,6 +90,14 @@ impl Conn {
         self.ahead.split_to(head)
     }
 
+    /// Drops what has been read and is no part of any request.
+    pub(super) fn skip(&mut self, length: usize) {
+        self.ahead.advance(length);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+    }
+
     /// Lets everything through, as HTTP/2.
     pub(super) fn into_http2(mut self) -> Self {
         self.http2 = true;

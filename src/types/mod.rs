@@ -7,6 +7,7 @@ mod bytesize;
 mod cidr;
 mod count;
 mod duration;
+pub mod forwarded;
 mod header;
 mod host;
 mod limit;

@@ -30,6 +30,10 @@ pub enum Variable {
     RequestPath,
     /// `request.query`: without the `?`.
     RequestQuery,
+    /// `request.target`: the path, and the query with its `?` if there is one.
+    RequestTarget,
+    /// `request.scheme`: `http` or `https`.
+    RequestScheme,
     /// `request.id`
     RequestId,
     /// `client.ip`: empty over a unix socket.
@@ -48,8 +52,8 @@ pub enum Variable {
     ListenerName,
     /// `client.port`
     ClientPort,
-    /// `request.scheme`: `http` or `https`.
-    RequestScheme,
+    /// `client.peer`: who is connected: the client, or a proxy in front of it.
+    ClientPeer,
     /// `request.protocol`: such as `HTTP/1.1`.
     RequestProtocol,
     /// `request.user_agent`: as the client sent it.
@@ -123,11 +127,13 @@ pub trait Values {
 
 impl Variable {
     /// Every name that has a value before the exchange is over.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::RequestMethod,
         Self::RequestHost,
         Self::RequestPath,
         Self::RequestQuery,
+        Self::RequestTarget,
+        Self::RequestScheme,
         Self::RequestId,
         Self::ClientIp,
         Self::RouteName,
@@ -141,7 +147,7 @@ impl Variable {
         Self::Time,
         Self::ListenerName,
         Self::ClientPort,
-        Self::RequestScheme,
+        Self::ClientPeer,
         Self::RequestProtocol,
         Self::RequestUserAgent,
         Self::RequestReferer,
@@ -166,6 +172,8 @@ impl Variable {
             Self::RequestHost => "request.host",
             Self::RequestPath => "request.path",
             Self::RequestQuery => "request.query",
+            Self::RequestTarget => "request.target",
+            Self::ClientPeer => "client.peer",
             Self::RequestId => "request.id",
             Self::ClientIp => "client.ip",
             Self::RouteName => "route.name",

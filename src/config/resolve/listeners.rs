@@ -13,11 +13,16 @@ impl Resolver<'_> {
         let mut places: HashMap<ListenAddress, Span> = HashMap::new();
         let mut listeners = Vec::with_capacity(entries.len());
         for entry in entries {
+            let whole = entry.decoded.whole;
             let Some(listener) = entry.decoded.value else { continue };
             let address = &listener.address;
             if let (ListenAddress::Tcp(_), Some(mode)) = (&address.value, &listener.mode) {
                 let diagnostic = Diagnostic::error(mode.span, "`mode` is for unix sockets: a TCP address has no file");
                 self.report.push(diagnostic.hint("remove it, or listen on unix:/path").related(address.span, "the address"));
+            }
+            // A broken network is reported, and was meant to be trusted.
+            if whole {
+                self.proxies(&listener);
             }
             // Each listener on port 0 gets a port of its own.
             let takes_any = matches!(address.value, ListenAddress::Tcp(address) if address.port() == 0);
@@ -34,5 +39,28 @@ impl Resolver<'_> {
             listeners.push(Named { name: entry.name, value: listener });
         }
         listeners
+    }
+
+    /// Whom a listener trusts: over TCP somebody by address, on a unix socket whoever may open it.
+    fn proxies(&mut self, listener: &Listener) {
+        let unix = matches!(listener.address.value, ListenAddress::Unix(_));
+        if let Some(section) = &listener.proxy_protocol {
+            match section.trust.first() {
+                None if !unix => {
+                    let diagnostic = Diagnostic::error(section.span, "`proxy_protocol` trusts nobody: it would do nothing");
+                    self.report.push(diagnostic.hint("name the networks that speak it, such as `{trust: [10.0.0.0/8]}`"));
+                }
+                Some(first) if unix => {
+                    let diagnostic = Diagnostic::error(first.span, "a peer on a unix socket has no address to be trusted by");
+                    let hint = "write `proxy_protocol: {}`: every peer must speak it then, and `mode` says who may connect";
+                    self.report.push(diagnostic.hint(hint).related(listener.address.span, "the address"));
+                }
+                _ => {}
+            }
+        }
+        if let Some(section) = listener.trust_forwarded.as_ref().filter(|section| section.from.is_empty() && !unix) {
+            let diagnostic = Diagnostic::error(section.span, "`trust_forwarded` believes nobody: it would do nothing");
+            self.report.push(diagnostic.hint("name the networks of your proxies, such as `{from: [10.0.0.0/8]}`"));
+        }
     }
 }

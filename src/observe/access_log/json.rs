@@ -11,8 +11,14 @@ pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut String) {
     let mut object = Object { out };
     // Writing to a String can't fail.
     let _ = write!(object.out, "{{\"time\":\"{moment}\",\"id\":\"{:032x}\"", event.id);
-    if let (Some(client), Some(ip)) = (event.client, event.client_ip()) {
-        let _ = write!(object.out, ",\"client_ip\":\"{ip}\",\"client_port\":{}", client.port());
+    if let Some(ip) = event.client_ip() {
+        let _ = write!(object.out, ",\"client_ip\":\"{ip}\"");
+    }
+    if let Some(port) = event.client_port() {
+        object.number("client_port", port.into());
+    }
+    if let Some(ip) = event.proxy_ip() {
+        let _ = write!(object.out, ",\"peer_ip\":\"{ip}\"");
     }
     object.text("listener", event.listener);
     object.text("scheme", event.scheme);
@@ -162,6 +168,13 @@ mod tests {
                 r#""route":"all","upstream":"api","endpoint":"10.0.0.1:8080","tries":1}"#,
             )
         );
+    }
+
+    #[test]
+    fn a_client_behind_a_proxy() {
+        let event = Event { client: Some("203.0.113.9:0".parse().unwrap()), ..sound() };
+        let line = line(&event, write);
+        assert!(line.contains(r#","client_ip":"203.0.113.9","peer_ip":"192.0.2.7","listener""#), "{line}");
     }
 
     #[test]

@@ -165,6 +165,7 @@ mod testing {
             id: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
             time: UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
             client: Some("[::ffff:192.0.2.7]:4711".parse().unwrap()),
+            peer: Some("[::ffff:192.0.2.7]:4711".parse().unwrap()),
             listener: "main",
             scheme: "http",
             protocol: "HTTP/1.1",
@@ -198,6 +199,7 @@ mod testing {
         use crate::observe::Failure;
         Event {
             client: None,
+            peer: None,
             protocol: "",
             method: "",
             host: "",

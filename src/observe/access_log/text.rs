@@ -104,7 +104,15 @@ impl Values for Line<'_> {
                 }
             }
             Variable::ClientIp => shown(event.client_ip(), out),
-            Variable::ClientPort => shown(event.client.map(|client| client.port()), out),
+            Variable::ClientPort => shown(event.client_port(), out),
+            Variable::ClientPeer => shown(event.peer.map(|peer| peer.ip().to_canonical()), out),
+            Variable::RequestTarget => {
+                text(event.path, out);
+                if let Some(query) = event.query {
+                    out.push('?');
+                    escaped(query.as_bytes(), out);
+                }
+            }
             Variable::ResponseStatus => shown(event.status, out),
             Variable::RequestId => shown(Some(format_args!("{:032x}", event.id)), out),
             Variable::Time => shown(Some(self.moment), out),
@@ -194,9 +202,10 @@ mod tests {
             rendered(&names.join("|"), &event),
             concat!(
                 "request.method=GET|request.host=example.com|request.path=/a%20b|request.query=x=1&y|",
+                "request.target=/a%20b?x=1&y|request.scheme=http|",
                 "request.id=0123456789abcdef0123456789abcdef|client.ip=192.0.2.7|route.name=all|upstream.name=api|",
                 "upstream.endpoint=10.0.0.1:8080|response.status=200|time=2026-01-02T03:04:05.678Z|listener.name=main|",
-                "client.port=4711|request.scheme=http|request.protocol=HTTP/1.1|request.user_agent=curl/8.5.0|",
+                "client.port=4711|client.peer=192.0.2.7|request.protocol=HTTP/1.1|request.user_agent=curl/8.5.0|",
                 "request.referer=https://example.org/?q=%22|request.bytes=3|response.bytes=1234|upstream.tries=1|",
                 "duration=12.345|timing.routed=0.021|timing.connect=0.304|timing.response=11.000|notes=one, two\\x0A|",
                 "reason=internal|party=us|detail=no \\x22b\\x22",

@@ -268,6 +268,7 @@ mod tests {
             id: 0,
             time: SystemTime::UNIX_EPOCH,
             client: None,
+            peer: None,
             listener: "main",
             scheme: "http",
             protocol: "HTTP/1.1",

@@ -1,17 +1,20 @@
 //! `rewrite`: changes what the upstream is asked for. The route is not chosen anew.
 
+mod replace;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::replace::Replace;
 use crate::config::Spanned;
 use crate::filter::{BuildCx, BuildError, Error, Filter, Flow, Hooks, RequestCx, RequestView};
 use crate::types::{Authority, Phase, Template, path};
 
-/// Settings of `rewrite`. At most one of `path`, `strip_prefix` and `add_prefix` beside each other: `strip_prefix` and
-/// `add_prefix` go together (first the one, then the other), `path` stands alone.
+/// Settings of `rewrite`. Of the path either `path`, or `regex` and `with`, or `strip_prefix` and `add_prefix` (first the one, then the
+/// other, or one alone).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewriteConfig {
@@ -21,6 +24,10 @@ pub struct RewriteConfig {
     pub strip_prefix: Option<Spanned<String>>,
     /// Put in front of the path.
     pub add_prefix: Option<Spanned<String>>,
+    /// A regular expression over the path in normal form: the first match is replaced. A path without one is left alone.
+    pub regex: Option<Spanned<String>>,
+    /// With `regex`, in its place: text with `$1` or `$name` for what a group captured and `$$` for `$`; may hold `{{ … }}`.
+    pub with: Option<Spanned<Template>>,
     /// What the upstream sees as `Host` (where it says `host: preserve`).
     pub host: Option<Authority>,
     /// Changes to the query.
@@ -40,6 +47,7 @@ pub struct QueryConfig {
 /// The `rewrite` filter.
 pub struct Rewrite {
     path: Option<Template>,
+    replace: Option<Replace>,
     strip: Option<String>,
     add: Option<String>,
     host: Option<Authority>,
@@ -63,10 +71,12 @@ impl Filter for Rewrite {
                 return Err(BuildError::new("not a path: write one that starts with `/`").at(path.span));
             }
         }
+        let replace = replacement(&config)?;
         config.query.set.values().try_for_each(in_request_phase)?;
         let set = config.query.set.into_iter().map(|(name, value)| (name, value.value)).collect();
         Ok(Self {
             path: config.path.map(|path| path.value),
+            replace,
             strip: config.strip_prefix.map(prefix).transpose()?,
             add: config.add_prefix.map(prefix).transpose()?,
             host: config.host,
@@ -101,6 +111,7 @@ impl Filter for Rewrite {
             (None, false) => None,
         };
         let path = path.map(|path| format!("path {} becomes {path}", req.path()));
+        let path = path.or_else(|| self.replace.as_ref().map(|replace| format!("path {}: {}", req.path(), replace.shown())));
         let host = self.host.as_ref().map(|host| format!("host becomes {host}"));
         let removed = self.remove.iter().map(|name| format!("query loses {name}"));
         let set = self.set.iter().map(|(name, value)| format!("query gets {name}={value}"));
@@ -112,6 +123,7 @@ impl Rewrite {
     fn new_path(&self, req: &RequestCx<'_>) -> Option<String> {
         match &self.path {
             Some(template) => Some(req.render(template)),
+            None if let Some(replace) = &self.replace => replace.apply(req.path(), |template| req.render(template)),
             None if self.strip.is_some() || self.add.is_some() => Some(self.reprefixed(req.path())),
             None => None,
         }
@@ -147,6 +159,24 @@ impl Rewrite {
         }
         Some((!query.is_empty()).then(|| query.join("&")))
     }
+}
+
+/// `regex` and `with`, which go together and with nothing else about the path.
+fn replacement(config: &RewriteConfig) -> Result<Option<Replace>, BuildError> {
+    let (regex, with) = match (&config.regex, &config.with) {
+        (None, None) => return Ok(None),
+        (Some(regex), None) => {
+            return Err(BuildError::new("`regex` without `with`: what should stand in its place?").at(regex.span));
+        }
+        (None, Some(with)) => return Err(BuildError::new("`with` without `regex`: in the place of what?").at(with.span)),
+        (Some(regex), Some(with)) => (regex, with),
+    };
+    if config.path.is_some() || config.strip_prefix.is_some() || config.add_prefix.is_some() {
+        let message = "`regex` changes the path: it can't go with `path`, `strip_prefix` or `add_prefix`";
+        return Err(BuildError::new(message).at(regex.span));
+    }
+    in_request_phase(with)?;
+    Replace::new(regex, with).map(Some)
 }
 
 fn in_request_phase(template: &Spanned<Template>) -> Result<(), BuildError> {
@@ -232,6 +262,45 @@ mod tests {
         assert_eq!(target("path: '/x/{{ request.query }}'", "/?../y"), "/y?../y");
         let sent = Harness::<Rewrite>::new("path: '/x/{{ request.query }}'").unwrap().send(Request::get("/?../../y"));
         assert_eq!((sent.status(), sent.upstream_target()), (500, None));
+    }
+
+    #[test]
+    fn a_match_is_replaced_by_what_it_captured() {
+        assert_eq!(target("{regex: '^/u/([0-9]+)/(?<rest>.*)$', with: '/users/$1/$rest'}", "/u/7/a/b?q=1"), "/users/7/a/b?q=1");
+        assert_eq!(target("{regex: '^/u/([0-9]+)$', with: '/users/$1x'}", "/u/7"), "/users/7x");
+        assert_eq!(target("{regex: '^/u/([0-9]+)$', with: /x}", "/u/a"), "/u/a");
+        assert_eq!(target("{regex: '/b', with: /c}", "/a/b/b"), "/a/c/b");
+        assert_eq!(target("{regex: '^/v1(/.*)?$', with: '$1'}", "/v1"), "/");
+        assert_eq!(target("{regex: '^/(.*)$', with: '$1$$'}", "/a"), "/a$");
+        assert_eq!(target("{regex: '^/a', with: '/{{ request.method }}/${0}'}", "/a"), "/GET/a");
+    }
+
+    #[test]
+    fn what_captures_make_is_normalised_again() {
+        assert_eq!(target("{regex: '^/(.)x/(.)x/', with: '/a/$1$2/'}", "/.x/.x/b"), "/b");
+        let sent = Harness::<Rewrite>::new("{regex: '^/(.)x/(.)x/', with: '/$1$2/'}").unwrap().send(Request::get("/.x/.x/b"));
+        assert_eq!((sent.status(), sent.upstream_target()), (500, None));
+    }
+
+    #[test]
+    fn a_replacement_that_cannot_be_is_refused() {
+        for (settings, reason) in [
+            ("{regex: '^/(a)', with: '/$2'}", "no group `$2`: it has one"),
+            ("{regex: '^/(?<a>a)', with: '/$b'}", "no group `$b`"),
+            ("{regex: '^/a', with: '/$1'}", "put what to keep in ( )"),
+            ("{regex: '^/(a', with: /b}", "unclosed group"),
+            ("{regex: '(a{1000}){1000}', with: /b}", "too large"),
+            ("{regex: '', with: /b}", "is empty"),
+            ("{regex: '^/a', with: '/$'}", "followed by no group"),
+            ("{regex: '^/a', with: '{{ upstream.name }}'}", "before an endpoint is chosen"),
+            ("{regex: '^/a'}", "without `with`"),
+            ("{with: /a}", "without `regex`"),
+            ("{regex: '^/a', with: /b, path: /c}", "it can't go with"),
+            ("{regex: '^/a', with: /b, strip_prefix: /c}", "it can't go with"),
+        ] {
+            let error = Harness::<Rewrite>::new(settings).err().unwrap().to_string();
+            assert!(error.contains(reason), "{settings}: {error}");
+        }
     }
 
     #[test]

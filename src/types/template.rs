@@ -302,6 +302,13 @@ impl Template {
     }
 }
 
+impl From<Variable> for Template {
+    fn from(variable: Variable) -> Self {
+        let text = format!("{{{{ {variable} }}}}").into();
+        Self { text, pieces: [Piece::Variable(variable)].into() }
+    }
+}
+
 impl FromStr for Template {
     type Err = TemplateError;
 

@@ -145,7 +145,7 @@ cases! {
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
     pingora_would_panic: with("client_bind_to_ipv4: [nonsense]\nclient_bind_to_ipv6: [127.0.0.1]\nca_file: /nonexistent/ca.pem\n");
-    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\nerrors: {}\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
     access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
     access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");
     access_log_template_on_two_lines: with("access_log:\n  format: {template: \"a\\nb\"}\n");
@@ -187,6 +187,10 @@ cases! {
     listener_proxies_that_are_nobody: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {}\n    trust_forwarded: {header: forwarded}\n".to_owned() + ROUTES;
     listener_proxies_by_bad_addresses: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {trust: [10.0.0.1/8, lb.example.com, \"::ffff:10.0.0.0/104\"]}\n    trust_forwarded: {from: [10.0.0.0/33], header: x_real_ip}\n".to_owned() + ROUTES;
     listener_proxies_on_a_unix_socket: "listeners:\n  http:\n    address: unix:/run/a.sock\n    proxy_protocol: {trust: [10.0.0.0/8]}\n    trust_forwarded: {}\n".to_owned() + ROUTES;
+    split_mistakes: format!("{LISTENERS}upstreams: {{api: {{endpoints: [10.0.0.1:80]}}, web: {{endpoints: [10.0.0.2:80]}}}}\nroutes:\n  zero:\n    match: {{paths: [/a]}}\n    split: [{{upstream: api, weight: 0}}, {{upstream: web, weight: 0}}]\n  unknown:\n    match: {{paths: [/b]}}\n    split: [{{upstream: api, weight: 1}}, {{upstream: wbe, weight: 1}}]\n  both:\n    match: {{paths: [/c]}}\n    upstream: api\n    split: [{{upstream: web, weight: 1}}]\n  twice:\n    match: {{paths: [/d]}}\n    split: [{{upstream: web, weight: 1}}, {{upstream: web, weight: 2}}]\n  empty:\n    match: {{paths: [/e]}}\n    split: []\n  shapes:\n    match: {{paths: [/f]}}\n    split: [{{upstream: web}}, {{upstream: api, weight: -1}}, {{upstream: api, weight: 5%}}]\n");
+    split_sticky_mistakes: routes("  a:\n    match: {paths: [/a]}\n    upstream: api\n    sticky_split: {cookie: group}\n  b:\n    match: {paths: [/b]}\n    split: [{upstream: api, weight: 1}]\n    sticky_split: {cookie: \"a b\"}\n  c:\n    match: {paths: [/c]}\n    split: [{upstream: api, weight: 1}]\n    sticky_split: {}\n");
+    errors_mistakes: with("errors:\n  200: {body: a}\n  6xx: {body: a}\n  404: {}\n  405: {file: a.html, body: b}\n  500: {file: \"\"}\n  4xx: {body: a, content_type: html}\n  5xx: {body: \"{{ respons.status }}\"}\n  503: text\n");
+    redirect_target_onto_itself: routes("  a: {redirect: {to: \"{{ request.scheme }}://{{ request.host }}{{ request.target }}\"}}\n");
     listener_is_a_word: "listeners: {http: 127.0.0.1:80}\n".to_owned() + ROUTES;
     listener_typo_of_a_required_key: "listeners: {http: {adress: 127.0.0.1:80}}\n".to_owned() + ROUTES;
 
@@ -222,7 +226,7 @@ cases! {
     route_bad_methods: routes("  a:\n    match:\n      methods: [get, \"G T\"]\n    respond: {}\n");
     route_match_of_nothing: routes("  a:\n    match: {hosts: [], paths: [], methods: []}\n    respond: {}\n");
     route_match_of_a_word: routes("  a:\n    match: {hosts: example.com}\n    respond: {}\n");
-    route_not_yet: routes("  a:\n    listeners: [public]\n    match: {headers: {}, query: {}, cookies: {}, client_ips: [], when: x}\n    path: {}\n    priority: normal\n    mirror: {}\n    split: []\n    sticky_split: {}\n");
+    route_not_yet: routes("  a:\n    listeners: [public]\n    match: {headers: {}, query: {}, cookies: {}, client_ips: [], when: x}\n    path: {}\n    priority: normal\n    mirror: {}\n");
     route_files_not_yet: routes("  a:\n    files: {root: public}\n");
     route_typo_of_an_action: routes("  a:\n    upstrem: api\n");
     route_timeout_of_zero: routes("  a:\n    timeout: 0s\n    respond: {}\n");

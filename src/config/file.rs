@@ -10,7 +10,7 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::section::{RawFilter, Section};
 use crate::config::span::Spanned;
 use crate::config::tree::{Entry, NodeId, Tree};
-use crate::config::{AccessLog, Admin, Limits, Listener, Upstream, pingora, route};
+use crate::config::{AccessLog, Admin, ErrorPage, Limits, Listener, Upstream, pingora, route};
 use crate::types::Name;
 
 /// A configuration file of Ravelin. Beside these sections it holds Pingora's own keys, such as `threads`.
@@ -29,6 +29,8 @@ pub(crate) struct File {
     pub(crate) chains: Section<Chain>,
     /// What holds for every route or listener.
     pub(crate) defaults: Defaults,
+    /// Bodies of errors that Ravelin answers with itself, by status, `4xx` or `5xx`. Default: short text, or JSON where accepted.
+    pub(crate) errors: Section<ErrorPage>,
     /// When the file is read anew.
     pub(crate) reload: Reload,
     /// What is written of each request.

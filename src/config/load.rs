@@ -64,6 +64,11 @@ fn parse_partial(text: &str, path: &Path, catalog: &dyn Catalog, environment: En
         }
         file.value = beside(path, &file.value);
     }
+    for (_, page) in config.iter_mut().flat_map(|config| &mut config.errors) {
+        if let Some(file) = &mut page.file {
+            file.value = beside(path, &file.value);
+        }
+    }
     (config, report)
 }
 

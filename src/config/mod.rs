@@ -14,6 +14,7 @@ mod catalog;
 mod conceal;
 mod de;
 mod env;
+mod errors;
 mod file;
 mod limits;
 mod listener;
@@ -45,6 +46,7 @@ use crate::types::{Duration, Limit, Name};
 pub use admin::Admin;
 pub use catalog::{Body, Catalog};
 pub use env::Environment;
+pub use errors::{ErrorPage, Errors};
 pub use file::Reload;
 pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded};
@@ -53,7 +55,7 @@ pub use load::{load, parse};
 pub use observe::{AccessLog, LogFormat, LogOutput};
 pub use pingora::Given;
 pub use report::{Diagnostic, Report, Severity};
-pub use route::{Match, Redirect, Respond};
+pub use route::{Match, Redirect, Respond, Side, StickySplit};
 pub use schema::schema;
 pub(crate) use single::decode_filter;
 pub use span::{Span, Spanned};
@@ -80,6 +82,8 @@ pub struct Config {
     pub default_filters: Vec<Step>,
     /// `defaults.limits`: for every listener.
     pub default_limits: Limits,
+    /// Bodies of errors that Ravelin answers with itself.
+    pub errors: Vec<(Errors, ErrorPage)>,
     /// When the file is read anew.
     pub reload: Reload,
     /// `None`: no access log is written.
@@ -114,6 +118,8 @@ pub struct Route {
 pub enum Action {
     /// To this upstream, which exists.
     Upstream(Spanned<Name>),
+    /// To one of these upstreams, which exist; not all weights are zero.
+    Split(Vec<Side>, Option<StickySplit>),
     /// A redirect.
     Redirect(Redirect),
     /// A fixed answer.

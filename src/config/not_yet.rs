@@ -8,7 +8,7 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["overload", "hardening", "errors", "tracing", "tests"]),
+    ("File", &["overload", "hardening", "tracing", "tests"]),
     ("IncludedFile", &["tests"]),
     ("Admin", &["explain_token"]),
     (
@@ -32,14 +32,14 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("Endpoint", &["backup"]),
     ("Retry", &["methods", "backoff", "budget", "try_timeout", "hedge"]),
-    ("Route", &["listeners", "path", "priority", "mirror", "split", "sticky_split", "files"]),
+    ("Route", &["listeners", "path", "priority", "mirror", "files"]),
     ("Match", &["headers", "query", "cookies", "client_ips", "when"]),
     ("FilterEntry", &["when"]),
     ("AccessLog", &["when"]),
 ];
 
 /// Keys of built-in filters: by the name of the struct of their settings.
-const FILTER_KEYS: &[(&str, &[&str])] = &[("RewriteConfig", &["regex", "with"])];
+const FILTER_KEYS: &[(&str, &[&str])] = &[];
 
 /// Values, be it as a word or as the key of a map: by the key under which they stand.
 const VALUES: &[(&str, &[&str])] = &[

@@ -16,6 +16,8 @@ const VEIL: &str = "***";
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     sources: Vec<Source>,
+    /// Files beside the sources that were read, such as bodies of errors.
+    others: Vec<PathBuf>,
     diagnostics: Vec<Diagnostic>,
     /// How many are not kept.
     left_out: usize,
@@ -151,7 +153,12 @@ impl Report {
 
     /// The files that were read.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.sources.iter().map(|source| PathBuf::from(&source.name)).collect()
+        self.sources.iter().map(|source| PathBuf::from(&source.name)).chain(self.others.iter().cloned()).collect()
+    }
+
+    /// Notes that a file was read that is no source: nothing points into it.
+    pub(crate) fn also_read(&mut self, file: PathBuf) {
+        self.others.push(file);
     }
 
     /// Takes in a file; its index goes into the spans.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod answers;
+mod errors;
 mod filters;
 mod listeners;
 mod overlap;
@@ -36,6 +37,7 @@ pub(crate) fn resolve(
     let upstreams = file.upstreams.decode(tree, report);
     let chains = file.chains.decode(tree, report);
     let routes = file.routes.decode(tree, report);
+    let errors = file.errors.decode(tree, report);
 
     let mut resolver = Resolver {
         tree,
@@ -64,6 +66,7 @@ pub(crate) fn resolve(
     let upstreams = resolver.upstreams(upstreams, tries);
     let default_filters = resolver.steps(&file.defaults.filters);
     let routes = resolver.routes(routes);
+    let errors = resolver.errors(errors);
     let roots: HashSet<String> = std::mem::take(&mut resolver.used_chains);
     let chains = resolver.chains(chains);
     resolver.cycles(&chains);
@@ -82,6 +85,7 @@ pub(crate) fn resolve(
         chains,
         default_filters,
         default_limits,
+        errors,
         reload,
         access_log,
         admin,

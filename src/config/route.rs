@@ -8,11 +8,11 @@ use serde::Deserialize;
 use crate::config::Spanned;
 use crate::config::bounds::{not_empty, positive_limit};
 use crate::config::section::RawFilter;
-use crate::types::{Duration, HeaderName, HostPattern, Limit, Method, Name, PathPattern, Status, Template};
+use crate::types::{Duration, HeaderName, HostPattern, Limit, Method, Name, PathPattern, Status, Template, Token};
 
 /// One route: what it matches, what runs on the way, and where the request goes.
 ///
-/// Exactly one of `upstream`, `redirect` and `respond` must be given.
+/// Exactly one of `upstream`, `split`, `redirect` and `respond` must be given.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Route {
@@ -31,6 +31,10 @@ pub(crate) struct Route {
     pub(crate) timeout: Limit<Duration>,
     /// Action: forward to this upstream.
     pub(crate) upstream: Option<Spanned<Name>>,
+    /// Action: forward to one of these upstreams, by weight.
+    pub(crate) split: Option<Spanned<Vec<Side>>>,
+    /// With `split`: a client stays on its side. Default: each request is drawn anew.
+    pub(crate) sticky_split: Option<Spanned<StickySplit>>,
     /// Action: answer with a redirect.
     pub(crate) redirect: Option<Spanned<Redirect>>,
     /// Action: answer with a fixed response.
@@ -53,6 +57,24 @@ pub struct Match {
     #[serde(deserialize_with = "not_empty")]
     #[schemars(with = "Vec<Method>", length(min = 1))]
     pub methods: Vec<Spanned<Method>>,
+}
+
+/// One side of a `split`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    /// The upstream.
+    pub upstream: Spanned<Name>,
+    /// Its share of the requests, relative to the others. 0: none but those of clients that are on it already.
+    pub weight: Spanned<u32>,
+}
+
+/// How a client is kept on its side.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StickySplit {
+    /// The name of the cookie that names the side.
+    pub cookie: Token,
 }
 
 /// Answer with a redirect.

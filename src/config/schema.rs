@@ -139,7 +139,7 @@ mod tests {
         ]) {
             assert!(properties.contains_key(key), "{key}");
         }
-        assert_eq!(properties.len(), pingora::keys().len() + 9);
+        assert_eq!(properties.len(), pingora::keys().len() + 10);
         assert_eq!(schema["additionalProperties"], json!(false));
     }
 

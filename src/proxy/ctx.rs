@@ -21,8 +21,8 @@ tokio::task_local! {
 pub(crate) struct Connection {
     /// The listener's name.
     pub(crate) listener: Arc<str>,
-    /// The listener's place in the boot plan. `None`: a session that did not come through our listeners.
-    pub(crate) place: Option<usize>,
+    /// Its place among the listeners of every snapshot; `None`: it is none of them.
+    pub(crate) index: Option<usize>,
     /// As far as the connection tells: a request may name another, if its peer is believed.
     pub(crate) client: Client,
     pub(crate) scheme: Scheme,
@@ -43,6 +43,8 @@ pub(crate) struct Ctx {
     pub(super) tried: Vec<SocketAddr>,
     /// An answer that a response filter put in the place of an endpoint's.
     pub(super) replacement: Option<Reply>,
+    /// The cookie that keeps the client on its side of a split.
+    pub(super) stick: Option<HeaderValue>,
     /// How many connections could not be opened.
     pub(super) connect_failures: u32,
     /// The head of the final response has come.
@@ -77,7 +79,7 @@ impl Ctx {
             // A session that did not come through our listeners: a client that nobody knows.
             Connection {
                 listener: "".into(),
-                place: None,
+                index: None,
                 client: Client::direct(None),
                 scheme: Scheme::Http,
                 clock: Arc::new(Clock::new()),
@@ -93,6 +95,7 @@ impl Ctx {
             run: Run::default(),
             tried: Vec::new(),
             replacement: None,
+            stick: None,
             connect_failures: 0,
             responding: false,
             tunnel: false,

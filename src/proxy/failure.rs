@@ -4,12 +4,13 @@ use bytes::Bytes;
 use pingora_core::Error as PingoraError;
 use pingora_proxy::{FailToProxy, Session};
 
-use crate::filter::{Body, Error, Fields, Party, RequestId, ResponseHead};
+use crate::filter::{Body, Error, Exchange, Fields, Party, RequestId, ResponseHead};
 use crate::observe::Observers;
 use crate::proxy::log::{self, Refused};
-use crate::proxy::reply::{error_body, error_reply};
+use crate::proxy::reply::{error_body, error_page};
 use crate::proxy::response::diagnose;
 use crate::proxy::{Ctx, Expired, Proxy};
+use crate::runtime::ErrorPages;
 
 impl Proxy {
     /// Pingora gave up on an exchange: answer if that is still possible. The connection closes in any case.
@@ -35,7 +36,7 @@ impl Proxy {
         if final_head_is_out(session) || gone {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let reply = error_reply(session, &ctx.exchange, code);
+        let reply = self.error_reply(session, ctx, code);
         let _ = self.answer(session, ctx, reply).await;
         FailToProxy { error_code: code, can_reuse_downstream: false }
     }
@@ -59,12 +60,15 @@ pub(super) fn missed(expired: Expired) -> Error {
 }
 
 /// The bytes of an answer to a request that never got as far as a session, which is recorded here. The connection closes.
-pub(crate) fn refusal(refused: &Refused<'_>, observers: &Observers) -> Bytes {
+pub(crate) fn refusal(refused: &Refused<'_>, pages: &ErrorPages, observers: &Observers) -> Bytes {
     let (id, status) = (RequestId::mint(), refused.status);
-    let reply = error_body(status, &id.to_string(), false);
+    let mut exchange = Exchange::new(id, refused.client, refused.scheme);
+    exchange.target = refused.target();
+    let reply = error_page(pages, status, &exchange).unwrap_or_else(|| error_body(status, &id.to_string(), false));
     let phrase = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let Body::Whole(body) = reply.body else { return Bytes::new() };
-    log::refused(refused, id, Some(body.len()), observers);
+    let silent = exchange.target.method() == http::Method::HEAD;
+    log::refused(refused, id, Some(if silent { 0 } else { body.len() }), observers);
     let mut head = format!("HTTP/1.1 {status} {phrase}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
     reply.head.each(&mut |name, value| {
         head.push_str(name);
@@ -75,6 +79,8 @@ pub(crate) fn refusal(refused: &Refused<'_>, observers: &Observers) -> Bytes {
     debug_assert_eq!(reply.head.status(), status);
     head.push_str("\r\n");
     let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(&body);
+    if !silent {
+        bytes.extend_from_slice(&body);
+    }
     bytes.into()
 }

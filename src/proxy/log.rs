@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::Version;
 use pingora_proxy::Session;
 
-use crate::filter::{Client, Error, Party, RequestId, Scheme};
+use crate::filter::{Client, Error, Party, RequestId, Scheme, Target};
 use crate::observe::{Event, Failure, Observers, Timing, metrics};
 use crate::proxy::Ctx;
 use crate::proxy::failure::missed;
@@ -19,6 +19,17 @@ pub(crate) struct Refused<'a> {
     pub(crate) scheme: Scheme,
     /// What the client has sent of it.
     pub(crate) seen: &'a [u8],
+}
+
+impl Refused<'_> {
+    /// As far as it came, and as it was sent.
+    pub(super) fn target(&self) -> Target {
+        let line = RequestLine::read(self.seen);
+        let method = http::Method::from_bytes(line.method.as_bytes()).unwrap_or_default();
+        let target = String::from_utf8_lossy(line.target);
+        let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+        Target::new(method, "", path, query)
+    }
 }
 
 /// The request is over.

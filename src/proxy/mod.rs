@@ -13,6 +13,7 @@ mod log;
 mod reply;
 mod request;
 mod response;
+mod split;
 mod upstream;
 mod via;
 

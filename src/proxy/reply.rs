@@ -6,8 +6,9 @@ use http::StatusCode;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::filter::{Body, Error, Exchange, Party, Reply, ResponseHead};
+use crate::filter::{Body, Error, Exchange, Fields, Party, Reply, ResponseHead};
 use crate::proxy::{Ctx, Proxy, Result};
+use crate::runtime::ErrorPages;
 
 impl Proxy {
     /// Walks a reply back through the filters that the request passed, and sends it.
@@ -25,7 +26,7 @@ impl Proxy {
                 Err(error) => {
                     // A filter failed on the way back: no other sees what is left to say.
                     ctx.run.give_up();
-                    reply = error_reply(session, &ctx.exchange, 500);
+                    reply = self.error_reply(session, ctx, 500);
                     ctx.fail(error);
                 }
             }
@@ -38,7 +39,7 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::answer`].
     pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) -> Result<()> {
-        let reply = error_reply(session, &ctx.exchange, error.code());
+        let reply = self.error_reply(session, ctx, error.code());
         ctx.fail(error);
         self.answer(session, ctx, reply).await
     }
@@ -47,11 +48,15 @@ impl Proxy {
     ///
     /// # Errors
     /// As [`Proxy::answer`].
-    pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()> {
+    pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
         // Pingora closes by itself after an answer to a request whose body has not been read.
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
+        }
+        if let Some(cookie) = &ctx.stick {
+            // Made of names that fit: it can't fail.
+            let _ = reply.head.add("set-cookie", cookie.as_bytes());
         }
         let written = write(session, ctx, reply).await;
         if let Err(error) = &written {
@@ -60,12 +65,24 @@ impl Proxy {
         }
         written
     }
+
+    /// An error with the body that the configuration gives it; else the status in words and the request's id, as JSON where the
+    /// client takes it.
+    pub(super) fn error_reply(&self, session: &Session, ctx: &Ctx, status: u16) -> Reply {
+        let own = match &ctx.route {
+            Some(route) => error_page(route.errors(), status, &ctx.exchange),
+            None => error_page(self.store.load().errors(), status, &ctx.exchange),
+        };
+        own.unwrap_or_else(|| {
+            let accept = session.req_header().headers.get_all(http::header::ACCEPT);
+            let json = accept.iter().any(|accept| accepts_json(accept.as_bytes()));
+            error_body(status, &ctx.exchange.id.to_string(), json)
+        })
+    }
 }
 
-/// The body of an error: the status in words and the request's id, as JSON where the client takes it.
-pub(super) fn error_reply(session: &Session, exchange: &Exchange, status: u16) -> Reply {
-    let json = session.req_header().headers.get_all(http::header::ACCEPT).iter().any(|accept| accepts_json(accept.as_bytes()));
-    error_body(status, &exchange.id.to_string(), json)
+pub(super) fn error_page(pages: &ErrorPages, status: u16, exchange: &Exchange) -> Option<Reply> {
+    pages.find(status).and_then(|page| page.reply(status, exchange).ok())
 }
 
 pub(super) fn error_body(status: u16, id: &str, json: bool) -> Reply {

@@ -12,6 +12,7 @@ use crate::config::ForwardedHeader;
 use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
+use crate::proxy::split::choose;
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::router::Question;
 use crate::runtime::{Action, Redirect, Respond, Snapshot};
@@ -62,6 +63,14 @@ impl Proxy {
         match &route.action {
             Action::Upstream(upstream) => {
                 ctx.exchange.upstream = Some(upstream.clone());
+                Ok(None)
+            }
+            Action::Split(split) => {
+                let headers = &session.req_header().headers;
+                let chosen = choose(split, headers, ctx.exchange.scheme, |bound| fastrand::u64(..bound.max(1)));
+                let (side, stick) = chosen.ok_or_else(|| Error::internal("the split has no side"))?;
+                ctx.exchange.upstream = Some(side.upstream.clone());
+                ctx.stick = stick;
                 Ok(None)
             }
             Action::Redirect(redirect) => {
@@ -136,7 +145,7 @@ fn note_client(session: &Session, ctx: &mut Ctx) {
 
 /// Takes a trusted proxy's word on who the client is.
 fn believed(session: &Session, ctx: &mut Ctx, snapshot: &Snapshot) -> Option<Believed> {
-    let trust = &snapshot.listener(ctx.connection.place?).trust;
+    let trust = &snapshot.listener(ctx.connection.index?).trust;
     let believed = believe(&session.req_header().headers, trust, ctx.connection.client.ip())?;
     if let Some(node) = believed.client() {
         ctx.exchange.client.address = Some(SocketAddr::new(node.ip, node.port.unwrap_or(0)));

@@ -1,7 +1,7 @@
 //! From an endpoint's response to the client's: hop-by-hop fields off, filters walked back, deadlines moved on.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
@@ -49,6 +49,9 @@ impl Proxy {
                     return Err(ended(ctx, error));
                 }
             }
+        }
+        if let Some(cookie) = &ctx.stick {
+            head.append_header(SET_COOKIE, cookie.clone())?;
         }
         frame(session, head)
     }

@@ -12,7 +12,7 @@ use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
-use crate::runtime::{Action, ListenerPolicy, Redirect, Respond, Snapshot, Trust};
+use crate::runtime::{Action, ErrorPages, ListenerPolicy, Redirect, Respond, Side, Snapshot, Split, Trust};
 use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
@@ -141,6 +141,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         });
     }
     let Chains { tasks, kept, .. } = chains;
+    let errors = ErrorPages::read(config.errors, report);
     if report.has_errors() {
         return None;
     }
@@ -153,7 +154,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
     let boot = BootPlan { pingora: config.pingora, given: config.given, listeners, access_log: config.access_log, admin };
     let upstreams = upstreams.into_values().collect();
-    Some(Compiled { boot, reload: config.reload, snapshot: Snapshot::new(router, routes, upstreams, policies, kept), tasks })
+    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, kept);
+    Some(Compiled { boot, reload: config.reload, snapshot, tasks })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;
@@ -240,6 +242,13 @@ impl Chains<'_> {
 fn action(action: config::Action, upstreams: &Upstreams) -> Option<Action> {
     Some(match action {
         config::Action::Upstream(name) => Action::Upstream(upstreams.get(name.value.as_str())?.clone()),
+        config::Action::Split(sides, sticky) => {
+            let side = |side: config::Side| {
+                Some(Side { upstream: upstreams.get(side.upstream.as_str())?.clone(), weight: side.weight.value })
+            };
+            let sides: Option<Vec<Side>> = sides.into_iter().map(side).collect();
+            Action::Split(Split::new(sides?, sticky.map(|sticky| sticky.cookie)))
+        }
         config::Action::Redirect(redirect) => {
             Action::Redirect(Redirect { to: redirect.to.value, status: redirect.status.map_or(308, |status| status.value.get()) })
         }

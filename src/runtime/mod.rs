@@ -1,13 +1,17 @@
 //! The compiled model: what a configuration becomes before it serves.
 
 mod compile;
+mod errors;
 mod snapshot;
+mod split;
 mod store;
 mod tasks;
 mod trust;
 
 pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
+pub(crate) use self::errors::ErrorPages;
 pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Snapshot};
+pub(crate) use self::split::{Side, Split};
 pub(crate) use self::store::Store;
 pub(crate) use self::tasks::Upkeep;
 pub(crate) use self::trust::Trust;

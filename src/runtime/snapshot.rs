@@ -10,7 +10,7 @@ use crate::config::ListenerLimits;
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Question, Router};
-use crate::runtime::Trust;
+use crate::runtime::{ErrorPages, Split, Trust};
 use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
 
@@ -21,6 +21,7 @@ pub(crate) struct Snapshot {
     upstreams: Box<[Arc<Upstream>]>,
     /// In the order of the boot plan's listeners.
     listeners: Box<[ListenerPolicy]>,
+    errors: ErrorPages,
     /// What filters hand on to those of the next one.
     kept: Kept,
     /// What filters asked to have done beside requests, once it has been started.
@@ -51,6 +52,13 @@ pub(crate) struct Matched {
     index: usize,
 }
 
+impl Matched {
+    /// The bodies of errors that go with the route.
+    pub(crate) fn errors(&self) -> &ErrorPages {
+        &self.snapshot.errors
+    }
+}
+
 impl Deref for Matched {
     type Target = Route;
 
@@ -70,6 +78,7 @@ pub(crate) struct Route {
 
 pub(crate) enum Action {
     Upstream(Arc<Upstream>),
+    Split(Split),
     Redirect(Redirect),
     Respond(Respond),
 }
@@ -91,6 +100,7 @@ impl Snapshot {
         routes: Vec<Route>,
         upstreams: Vec<Arc<Upstream>>,
         listeners: Box<[ListenerPolicy]>,
+        errors: ErrorPages,
         kept: Kept,
     ) -> Self {
         Self {
@@ -98,10 +108,16 @@ impl Snapshot {
             routes: routes.into(),
             upstreams: upstreams.into(),
             listeners,
+            errors,
             kept,
             work: OnceLock::new(),
             _live: metrics().snapshot(),
         }
+    }
+
+    /// The bodies of errors.
+    pub(crate) fn errors(&self) -> &ErrorPages {
+        &self.errors
     }
 
     /// How many snapshots there are.

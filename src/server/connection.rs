@@ -76,7 +76,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                 let last = listener.drain.is_closing() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
                 let connection = Connection {
                     listener: listener.name.clone(),
-                    place: Some(listener.place),
+                    index: Some(listener.index),
                     client,
                     scheme: Scheme::Http,
                     clock: clock.clone(),
@@ -203,7 +203,7 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
 
 async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client) {
     let refused = Refused { status, reason, listener: &listener.name, client, scheme: Scheme::Http, seen: conn.ahead() };
-    let answer = refusal(&refused, &listener.observers);
+    let answer = refusal(&refused, listener.store.load().errors(), &listener.observers);
     // A client that does not listen is left.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
         conn.say_last(answer).await?;

@@ -66,7 +66,7 @@ impl HttpServerApp for Streams {
         let clock = Arc::new(Clock::new());
         let connection = Connection {
             listener: self.listener.name.clone(),
-            place: Some(self.listener.place),
+            index: Some(self.listener.index),
             client: self.client,
             scheme: Scheme::Http,
             clock: clock.clone(),

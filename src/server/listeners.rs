@@ -57,7 +57,7 @@ impl Listeners {
 impl ServiceWithDependents for Listeners {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
         let mut loops = Vec::new();
-        for (place, Bound { plan, socket }) in self.sockets.drain(..).enumerate() {
+        for (index, Bound { plan, socket }) in self.sockets.drain(..).enumerate() {
             let (socket, address) = match Socket::new(socket) {
                 Ok(opened) => opened,
                 Err(error) => {
@@ -70,7 +70,7 @@ impl ServiceWithDependents for Listeners {
             let listener = Arc::new(Listener {
                 meter: metrics().listener(&plan.name),
                 name: plan.name,
-                place,
+                index,
                 http2: plan.http2,
                 proxy_protocol: plan.proxy_protocol,
                 gate: Arc::default(),
@@ -106,15 +106,15 @@ impl ServiceWithDependents for Listeners {
 /// One listener, as its connections see it.
 pub(super) struct Listener {
     pub(super) name: Arc<str>,
-    /// Its place among the listeners of the boot plan, and so of each snapshot.
-    pub(super) place: usize,
+    /// Its index among the listeners of the boot plan, and so of each snapshot.
+    pub(super) index: usize,
     pub(super) http2: bool,
     proxy_protocol: bool,
     meter: Arc<ListenerMeter>,
     gate: Arc<Gate>,
     clients: Arc<Clients>,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     pub(super) drain: Arc<Drain>,
     pub(super) shutdown: ShutdownWatch,
     pub(super) observers: Arc<Observers>,
@@ -123,7 +123,7 @@ pub(super) struct Listener {
 impl Listener {
     /// The limits in force now.
     pub(super) fn limits(&self) -> ListenerLimits {
-        self.store.limits(self.place)
+        self.store.limits(self.index)
     }
 
     async fn accept(self: Arc<Self>, socket: Socket) {
@@ -172,7 +172,7 @@ impl Listener {
 
     /// Serves a connection, unless its client has too many open already.
     fn admit(self: Arc<Self>, stream: L4Stream, peer: Option<SocketAddr>) {
-        let proxied = self.proxy_protocol && self.store.load().listener(self.place).trust.sends_proxy(ip(peer));
+        let proxied = self.proxy_protocol && self.store.load().listener(self.index).trust.sends_proxy(ip(peer));
         let counted = match if proxied { Ok(None) } else { self.count(peer) } {
             Ok(counted) => counted,
             Err(TooMany) => return,
@@ -187,7 +187,7 @@ impl Listener {
     /// Counts a connection for its client. Proxies that speak for many clients are not counted.
     pub(super) fn count(&self, client: Option<SocketAddr>) -> Result<Option<Counted>, TooMany> {
         let (Some(client), Some(limit)) = (client, self.limits().connections_per_client) else { return Ok(None) };
-        if self.store.load().listener(self.place).trust.forwards(ip(Some(client))).is_some() {
+        if self.store.load().listener(self.index).trust.forwards(ip(Some(client))).is_some() {
             return Ok(None);
         }
         match self.clients.enter(client.ip(), limit) {

@@ -18,6 +18,7 @@ pub mod path;
 mod secret;
 mod status;
 mod template;
+mod token;
 mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
@@ -35,6 +36,7 @@ pub use self::path::{PathError, PathPattern, PathPatternError};
 pub use self::secret::{Secret, SecretError};
 pub use self::status::{Status, StatusError};
 pub use self::template::{LogTemplate, LogTemplateError, Phase, Piece, Template, TemplateError, Values, Variable};
+pub use self::token::{Token, TokenError};
 pub use self::word_or::WordOr;
 
 /// `Deserialize` from text, and a JSON Schema that says what text.

@@ -116,6 +116,11 @@ fn leads_back(to: &Template, matches: &Match) -> bool {
     let pieces = match to.pieces() {
         // Every listener speaks plain HTTP, so `https:` leads elsewhere.
         [Piece::Text(scheme), Piece::Variable(Variable::RequestHost), path @ ..] if **scheme == *"http://" => path.to_vec(),
+        [Piece::Variable(Variable::RequestScheme), Piece::Text(slashes), Piece::Variable(Variable::RequestHost), path @ ..]
+            if **slashes == *"://" =>
+        {
+            path.to_vec()
+        }
         [Piece::Text(text), path @ ..] => match text.strip_prefix("http://") {
             Some(rest) => {
                 let (host, start) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -130,7 +135,7 @@ fn leads_back(to: &Template, matches: &Match) -> bool {
         pieces => pieces.to_vec(),
     };
     match pieces.as_slice() {
-        [Piece::Variable(Variable::RequestPath)] => true,
+        [Piece::Variable(Variable::RequestPath | Variable::RequestTarget)] => true,
         [Piece::Variable(Variable::RequestPath), Piece::Text(question), ..] => question.starts_with('?'),
         [] => reaches("/", matches),
         [Piece::Text(text)] => reaches(text, matches),
@@ -160,6 +165,8 @@ mod tests {
         assert!(circles("/x/../a", "{paths: [/a]}"));
         assert!(circles("http://a.com", "{hosts: [a.com]}"));
         assert!(circles("{{ request.path }}?x=1", "{paths: [/a/*]}"));
+        assert!(circles("{{ request.target }}", "{}"));
+        assert!(circles("{{ request.scheme }}://{{ request.host }}{{ request.target }}", "{}"));
     }
 
     #[test]
@@ -170,5 +177,6 @@ mod tests {
         assert!(!circles("http://b.com/a", "{}"));
         assert!(!circles("//b.com/a", "{}"));
         assert!(!circles("{{ request.path }}/", "{}"));
+        assert!(!circles("https://{{ request.host }}{{ request.target }}", "{}"));
     }
 }

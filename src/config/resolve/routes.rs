@@ -8,7 +8,7 @@ use crate::config::{Action, Named, Route, Span, Spanned, route, suggest};
 use crate::types::Name;
 
 /// The keys of which a route has exactly one.
-const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
+const ACTIONS: [&str; 4] = ["upstream", "split", "redirect", "respond"];
 
 impl Resolver<'_> {
     pub(super) fn routes(&mut self, entries: Vec<NamedEntry<route::Route>>) -> Vec<Named<Route>> {
@@ -22,6 +22,7 @@ impl Resolver<'_> {
             let Some(typed) = decoded.value else { continue };
             let filters = self.steps(&typed.filters);
             let action = self.action(&name, node, &typed, may_lack_action);
+            self.split(&typed, whole);
             if whole {
                 complete.push((name.clone(), typed.matches.clone()));
             }
@@ -39,6 +40,7 @@ impl Resolver<'_> {
             .into_iter()
             .filter(|key| match *key {
                 "upstream" => typed.upstream.is_some(),
+                "split" => typed.split.is_some(),
                 "redirect" => typed.redirect.is_some(),
                 _ => typed.respond.is_some(),
             })
@@ -59,7 +61,36 @@ impl Resolver<'_> {
         let upstream = typed.upstream.clone().map(Action::Upstream);
         let redirect = || typed.redirect.clone().map(|redirect| Action::Redirect(redirect.into_inner()));
         let respond = || typed.respond.clone().map(|respond| Action::Respond(respond.into_inner()));
-        upstream.or_else(redirect).or_else(respond)
+        let sticky = typed.sticky_split.clone().map(Spanned::into_inner);
+        let split = || typed.split.clone().map(|split| Action::Split(split.into_inner(), sticky));
+        upstream.or_else(split).or_else(redirect).or_else(respond)
+    }
+
+    /// `whole`: nothing of the route is broken, and so missing from its sides.
+    fn split(&mut self, typed: &route::Route, whole: bool) {
+        let Some(split) = &typed.split else {
+            if let Some(sticky) = &typed.sticky_split {
+                let diagnostic = Diagnostic::error(sticky.span, "`sticky_split` without `split`: there are no sides to stay on");
+                self.report.push(diagnostic.hint("remove it, or give the route a `split`"));
+            }
+            return;
+        };
+        let mut seen: Vec<&Spanned<Name>> = Vec::new();
+        for side in split.iter() {
+            self.upstreams.check(&side.upstream, self.report);
+            self.used_upstreams.insert(side.upstream.as_str().to_owned());
+            if let Some(first) = seen.iter().find(|first| first.value == side.upstream.value) {
+                let message = format!("`{}` is on two sides of the split", side.upstream.as_str());
+                let diagnostic = Diagnostic::error(side.upstream.span, message).hint("add up their weights");
+                self.report.push(diagnostic.related(first.span, "first given here"));
+            }
+            seen.push(&side.upstream);
+        }
+        if whole && split.iter().all(|side| side.weight.value == 0) {
+            let message =
+                if split.is_empty() { "the split has no sides" } else { "all weights are zero: no side would get a request" };
+            self.report.push(Diagnostic::error(split.span, message));
+        }
     }
 
     fn one_action(&mut self, name: &Spanned<Name>, mut given: Vec<(&str, Span)>, may_lack_one: bool) {

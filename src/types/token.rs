@@ -1,0 +1,51 @@
+//! Words of HTTP's grammar, such as the names of cookies.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A token (RFC 9110 §5.6.2), in which case counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(Box<str>);
+
+/// Text that is no [`Token`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no name of a cookie: write letters, digits, `_` and `-`")]
+pub struct TokenError(String);
+
+impl Token {
+    /// As it is sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if !text.is_empty() && text.bytes().all(fits) { Ok(Self(text.into())) } else { Err(TokenError(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+super::from_text!(Token, "Token", "the name of a cookie", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_separators() {
+        assert_eq!("Sid_1".parse::<Token>().unwrap().as_str(), "Sid_1");
+        for bad in ["", "a b", "a=b", "a;", "ä", "\"a\""] {
+            assert!(bad.parse::<Token>().is_err(), "{bad}");
+        }
+    }
+}

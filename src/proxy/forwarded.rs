@@ -97,7 +97,8 @@ impl Believed {
     /// `Forwarded` for the upstream, likewise.
     pub(super) fn forwarded(&self, peer: Option<IpAddr>) -> String {
         let mut all: Vec<String> = self.hops.iter().rev().map(|node| node.ip).chain(peer).map(element).collect();
-        if let (Some(first), Some(scheme)) = (all.first_mut(), self.scheme) {
+        // Of a client that is hidden there is no element to say it in.
+        if let (Some(first), Some(scheme), false) = (all.first_mut(), self.scheme, self.hops.is_empty()) {
             first.push_str(";proto=");
             first.push_str(scheme.as_str());
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONNECTION, FORWARDED, HOST, InvalidHeaderValue, REFERER, UPGRADE, USER_AGENT};
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -158,9 +158,9 @@ fn believed(session: &Session, ctx: &mut Ctx, snapshot: &Snapshot) -> Option<Bel
 fn say_who_asks(session: &mut Session, ctx: &Ctx, believed: Option<&Believed>) -> std::result::Result<(), InvalidField> {
     let head = session.req_header_mut();
     strip_nominated(head);
-    // Many a service reads `_` as `-`, and would take these for ours.
-    for name in ["x_forwarded_for", "x_forwarded_proto", "x_forwarded_host"] {
-        head.remove_header(name);
+    let lookalikes: Vec<HeaderName> = head.headers.keys().filter(|name| looks_like_ours(name.as_str())).cloned().collect();
+    for name in lookalikes {
+        head.remove_header(&name);
     }
     let invalid = |name: &str| InvalidField::Value(name.to_owned());
     let host = match head.uri.authority() {
@@ -194,6 +194,15 @@ fn say_who_asks(session: &mut Session, ctx: &Ctx, believed: Option<&Believed>) -
         None => drop(head.remove_header("x-forwarded-host")),
     }
     Ok(())
+}
+
+/// Whether a field is one of ours but for its `_`: many a service reads them as `-`.
+fn looks_like_ours(name: &str) -> bool {
+    const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+    let alike = |ours: &str| {
+        name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
+    };
+    name.contains('_') && OURS.into_iter().any(alike)
 }
 
 /// An address as a field's value. Written by hand for IPv4, where the formatting machinery costs more than all of the field.

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::config::ForwardedHeader;
 use crate::filter::Scheme;
 use crate::runtime::Trust;
-use crate::types::forwarded::{Hop, Node, elements, secure};
+use crate::types::forwarded::{Hop, Node, elements_from_right, secure};
 
 /// What the peer says of whom it speaks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ fn walk_x_forwarded_for(headers: &HeaderMap, trust: &Trust, hops: &mut Vec<Node>
 
 fn walk_forwarded(headers: &HeaderMap, trust: &Trust, believed: &mut Believed) {
     for field in headers.get_all(FORWARDED).iter().rev() {
-        let Some(elements) = field.to_str().ok().and_then(elements) else { return };
-        for element in elements.into_iter().rev() {
+        let Ok(field) = field.to_str() else { return };
+        for element in elements_from_right(field) {
             let Some(hop) = Hop::read(element) else { return };
             // Whoever is the client, this was spoken where a trusted hop took the request.
             believed.scheme = hop.secure.map(scheme);
@@ -115,6 +115,8 @@ fn element(ip: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn trust(header: &str) -> Trust {
@@ -173,8 +175,29 @@ mod tests {
         assert_eq!(client("for=192.0.2.7, for=_hidden, for=10.9.9.9"), "10.9.9.9");
         assert_eq!(client("for=192.0.2.7, for=unknown"), "peer");
         assert_eq!(client("for=192.0.2.7, by=10.0.0.9"), "peer");
-        assert_eq!(client("for=\"192.0.2.7, for=10.9.9.9"), "peer");
+        assert_eq!(client("for=\"192.0.2.7, for=10.9.9.9"), "10.9.9.9");
+        assert_eq!(client("for=\"6.6.6.6, for=192.0.2.7"), "192.0.2.7");
         assert_eq!(client("for=@, for=192.0.2.7"), "192.0.2.7");
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_sends_before_changes_nothing(junk in proptest::collection::vec("[ -~]{0,30}", 0..3)) {
+            let fields = |name: &'static str, own: &str| {
+                let mut fields: Vec<(&'static str, String)> = junk.iter().map(|junk| (name, junk.clone())).collect();
+                let joined = fields.pop().map_or_else(|| own.to_owned(), |(_, junk)| format!("{junk}, {own}"));
+                fields.push((name, joined));
+                fields
+            };
+            for (header, name, own) in [
+                ("x_forwarded_for", X_FORWARDED_FOR, "192.0.2.7, 10.9.9.9"),
+                ("forwarded", "forwarded", "for=\"192.0.2.7:1\";proto=https, for=10.9.9.9"),
+            ] {
+                let fields = fields(name, own);
+                let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                prop_assert_eq!(client(header, &fields), "192.0.2.7");
+            }
+        }
     }
 
     #[test]

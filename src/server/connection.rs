@@ -110,7 +110,7 @@ enum Unproxied {
 /// Waits for a PROXY header, which a proxy sends at once: the time runs from the beginning. `None`: it speaks for itself.
 async fn proxied_client(conn: &mut Conn, listener: &Listener) -> Result<Option<SocketAddr>, Unproxied> {
     let limits = listener.limits();
-    let due = limits.header_timeout.map(|timeout| Instant::now() + timeout);
+    let due = limits.header_timeout.or(limits.idle_timeout).map(|timeout| Instant::now() + timeout);
     let mut closing = pin!(listener.drain.closing());
     poll_fn(|cx| {
         loop {

@@ -102,10 +102,29 @@ pub fn secure(scheme: &str) -> Option<bool> {
     }
 }
 
-/// The elements of a `Forwarded` field. `None`: a quote in it is never closed, and nobody knows where an element ends.
-#[must_use]
-pub fn elements(field: &str) -> Option<Vec<&str>> {
-    split(field, ',')
+/// The elements of a `Forwarded` field, from the right. Quotes are followed from there too: what a proxy appended is read as it wrote
+/// it, whatever quotes a client has left open before it.
+pub fn elements_from_right(field: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut quoted = false;
+        for (at, byte) in text.bytes().enumerate().rev() {
+            match byte {
+                // After an odd number of `\` it is a character of the quoted string (RFC 9110 §5.6.4).
+                b'"' if !quoted || text[..at].bytes().rev().take_while(|before| *before == b'\\').count() % 2 == 0 => {
+                    quoted = !quoted;
+                }
+                b',' if !quoted => {
+                    rest = Some(&text[..at]);
+                    return Some(&text[at + 1..]);
+                }
+                _ => {}
+            }
+        }
+        rest = None;
+        Some(text)
+    })
 }
 
 /// Splits where a separator stands outside of quotes.
@@ -238,28 +257,30 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_quotes_is_no_border_and_an_open_quote_hides_all() {
-        assert_eq!(elements("for=a, x=\"b,\\\"c\", d").unwrap(), ["for=a", " x=\"b,\\\"c\"", " d"]);
-        assert_eq!(elements("x=\", for=1.2.3.4"), None);
-        // What a proxy appends to a client's open quote closes it, and opens one in turn.
-        assert_eq!(elements("for=6.6.6.6, x=\", for=\"[2001:db8::1]\""), None);
+    fn a_comma_in_quotes_is_no_border() {
+        let split = |text| elements_from_right(text).collect::<Vec<_>>();
+        assert_eq!(split("for=a, x=\"b,\\\"c\", d"), [" d", " x=\"b,\\\"c\"", "for=a"]);
+        assert_eq!(split("x=\"a,\\\\\",y=\",\""), ["y=\",\"", "x=\"a,\\\\\""]);
+        assert_eq!(split(""), [""]);
     }
 
     proptest! {
         #[test]
         fn nothing_panics(text in any::<String>()) {
             let _ = (Node::read(&text), Hop::read(&text));
-            for element in elements(&text).unwrap_or_default() {
+            prop_assert!(elements_from_right(&text).count() <= text.len() + 1);
+            for element in elements_from_right(&text) {
                 let _ = Hop::read(element);
             }
         }
 
         #[test]
-        fn what_is_appended_is_read_as_it_is_or_not_at_all(junk in "[ -~]{0,40}") {
-            for own in ["for=192.0.2.1", "for=\"[2001:db8::1]\";proto=https"] {
-                let field = format!("{junk}, {own}");
-                let last = elements(&field).and_then(|all| Hop::read(all.last().unwrap()));
-                prop_assert!(last.is_none() || last == Hop::read(own));
+        fn what_is_appended_is_read_as_it_is(junk in "[ -~]{0,40}") {
+            for own in ["for=192.0.2.1", "for=\"[2001:db8::1]:80\";proto=https;x=\"\\\",\\\\\""] {
+                let field = format!("{junk}, {own}, for=10.0.0.1");
+                let read: Vec<_> = elements_from_right(&field).take(2).map(Hop::read).collect();
+                prop_assert_eq!(read, [Hop::read("for=10.0.0.1"), Hop::read(own)]);
+                prop_assert!(Hop::read(own).is_some());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::config::ListenerLimits;
-use crate::runtime::Snapshot;
+use crate::runtime::{Snapshot, Trust};
 
 pub(crate) struct Store(ArcSwap<Snapshot>);
 
@@ -22,6 +22,11 @@ impl Store {
     /// Puts a snapshot in force, for requests from now on.
     pub(crate) fn replace(&self, snapshot: Arc<Snapshot>) {
         self.0.store(snapshot);
+    }
+
+    /// Looks at whom a listener trusts, by its place in the boot plan.
+    pub(crate) fn trust<T>(&self, listener: usize, look: impl FnOnce(&Trust) -> T) -> T {
+        look(&self.0.load().listener(listener).trust)
     }
 
     /// The limits of a listener, by its place in the boot plan.

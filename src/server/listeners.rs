@@ -172,7 +172,7 @@ impl Listener {
 
     /// Serves a connection, unless its client has too many open already.
     fn admit(self: Arc<Self>, stream: L4Stream, peer: Option<SocketAddr>) {
-        let proxied = self.proxy_protocol && self.store.load().listener(self.index).trust.sends_proxy(ip(peer));
+        let proxied = self.proxy_protocol && self.store.trust(self.index, |trust| trust.sends_proxy(ip(peer)));
         let counted = match if proxied { Ok(None) } else { self.count(peer) } {
             Ok(counted) => counted,
             Err(TooMany) => return,
@@ -187,7 +187,7 @@ impl Listener {
     /// Counts a connection for its client. Proxies that speak for many clients are not counted.
     pub(super) fn count(&self, client: Option<SocketAddr>) -> Result<Option<Counted>, TooMany> {
         let (Some(client), Some(limit)) = (client, self.limits().connections_per_client) else { return Ok(None) };
-        if self.store.load().listener(self.index).trust.forwards(ip(Some(client))).is_some() {
+        if self.store.trust(self.index, |trust| trust.forwards(ip(Some(client))).is_some()) {
             return Ok(None);
         }
         match self.clients.enter(client.ip(), limit) {

@@ -31,6 +31,7 @@ mod origin;
 mod ports;
 mod process;
 mod serve;
+mod usage;
 mod wire;
 
 pub(crate) use deadline::Deadline;
@@ -40,6 +41,7 @@ pub(crate) use http2::H2Connection;
 pub(crate) use origin::{Action, Answer, Bind, Origin, Received, Trigger};
 pub(crate) use ports::{Reserved, free_port, has_ipv6};
 pub(crate) use process::{Launch, Log, Ravelin, Signal, listeners, use_program};
+pub(crate) use usage::{Usage, full, get, may_open, metric, metrics, until_metric, until_nothing_is_left};
 pub(crate) use wire::{Field, Head, Response, Transcript, Trouble, shortened, visible};
 
 use std::sync::LazyLock;

@@ -20,19 +20,26 @@ pub(crate) fn use_program(program: PathBuf) {
     PROGRAM.set(program).expect("one program for all tests of a binary");
 }
 
+/// `RAVELIN_TEST_PROGRAM` names another build of it, for figures that a debug build can't give.
+fn program() -> PathBuf {
+    let named = || std::env::var_os("RAVELIN_TEST_PROGRAM").map(PathBuf::from);
+    PROGRAM.get().cloned().or_else(named).unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_ravelin")))
+}
+
 /// How Ravelin is to be started.
 pub(crate) struct Launch {
     directory: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     stdout: Option<Stdio>,
+    descriptors: Option<u32>,
 }
 
 impl Launch {
     /// `ravelin run -c ravelin.yaml` in `directory`.
     pub(crate) fn new(directory: &Path) -> Self {
         let arguments = ["run", "-c", "ravelin.yaml"].map(OsString::from).to_vec();
-        Self { directory: directory.to_owned(), arguments, environment: Vec::new(), stdout: None }
+        Self { directory: directory.to_owned(), arguments, environment: Vec::new(), stdout: None, descriptors: None }
     }
 
     pub(crate) fn arguments<I: IntoIterator<Item: Into<OsString>>>(mut self, arguments: I) -> Self {
@@ -51,9 +58,24 @@ impl Launch {
         self
     }
 
+    /// How many descriptors it may have open, whatever it asks for.
+    pub(crate) fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn spawn(self) -> io::Result<Ravelin> {
-        let mut command = Command::new(PROGRAM.get().map_or(Path::new(env!("CARGO_BIN_EXE_ravelin")), PathBuf::as_path));
+        let program = program();
+        let mut command = match self.descriptors {
+            // The shell becomes the program: the process id stays.
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
+                shell
+            }
+            None => Command::new(program),
+        };
         command.args(&self.arguments).current_dir(&self.directory).env_remove("RUST_LOG");
         // Nothing is left behind in /run by a process that is killed.
         command.env("RAVELIN_RUNTIME_DIR", &self.directory);

@@ -1,32 +1,46 @@
-//! Pingora's TCP health check, with the upstream's name in what it logs.
+//! The TCP health check: a connection is opened, and closed again.
+//!
+//! Own code, since Pingora's check has a connector of its own, which reads and parses all certificates that the system trusts: for
+//! each upstream, at each reload, and for nothing.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora_core::Error;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::{Error, ErrorType};
 use pingora_load_balancing::Backend;
-use pingora_load_balancing::health_check::{HealthCheck, TcpHealthCheck};
+use pingora_load_balancing::health_check::HealthCheck;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::config;
 
 pub(super) struct Probe {
     upstream: Box<str>,
-    tcp: TcpHealthCheck,
+    timeout: Duration,
+    healthy_after: usize,
+    unhealthy_after: usize,
 }
 
 impl Probe {
     pub(super) fn new(upstream: &str, settings: &config::TcpHealthCheck) -> Self {
-        let mut tcp = TcpHealthCheck::default();
-        tcp.consecutive_success = settings.healthy_after as usize;
-        tcp.consecutive_failure = settings.unhealthy_after as usize;
-        tcp.peer_template.options.connection_timeout = Some(settings.timeout.get());
-        Self { upstream: upstream.into(), tcp }
+        Self {
+            upstream: upstream.into(),
+            timeout: settings.timeout.get(),
+            healthy_after: settings.healthy_after as usize,
+            unhealthy_after: settings.unhealthy_after as usize,
+        }
     }
 }
 
 #[async_trait]
 impl HealthCheck for Probe {
     async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
-        // Pingora logs the whole error, with all options of the peer: its kind says what an operator needs.
-        self.tcp.check(target).await.map_err(|error| Error::new_up(error.etype().clone()))
+        let failed = |reason| Error::new_up(reason);
+        match tokio::time::timeout(self.timeout, connect(&target.addr)).await {
+            Ok(connected) => connected.map_err(|error| failed(kind(&error))),
+            Err(_) => Err(failed(ErrorType::ConnectTimedout)),
+        }
     }
 
     fn backend_summary(&self, target: &Backend) -> String {
@@ -34,6 +48,56 @@ impl HealthCheck for Probe {
     }
 
     fn health_threshold(&self, success: bool) -> usize {
-        self.tcp.health_threshold(success)
+        if success { self.healthy_after } else { self.unhealthy_after }
+    }
+}
+
+async fn connect(address: &SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::Inet(address) => TcpStream::connect(address).await.map(drop),
+        SocketAddr::Unix(address) => {
+            let path = address.as_pathname().ok_or(ErrorKind::AddrNotAvailable)?;
+            UnixStream::connect(path).await.map(drop)
+        }
+    }
+}
+
+/// Pingora logs it when an endpoint's health changes.
+fn kind(error: &io::Error) -> ErrorType {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe() -> Probe {
+        Probe::new("u", &config::TcpHealthCheck::default())
+    }
+
+    fn backend(address: SocketAddr) -> Backend {
+        Backend { addr: address, weight: 1, ext: Default::default() }
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_is_healthy() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = backend(SocketAddr::Inet(listener.local_addr().unwrap()));
+        probe().check(&tcp).await.unwrap();
+        drop(listener);
+        assert_eq!(probe().check(&tcp).await.unwrap_err().etype(), &ErrorType::ConnectRefused);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let unix = backend(SocketAddr::Unix(listener.local_addr().unwrap()));
+        probe().check(&unix).await.unwrap();
+        drop(listener);
+        assert_eq!(probe().check(&unix).await.unwrap_err().etype(), &ErrorType::ConnectRefused);
     }
 }

@@ -97,10 +97,12 @@ impl ServiceWithDependents for Admin {
 
 async fn accept(socket: &Socket, api: &Arc<Api>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut failing = false;
     // The semaphore is never closed.
     while let Ok(place) = places.clone().acquire_owned().await {
         match socket.accept().await {
             Ok((stream, _)) => {
+                failing = false;
                 let api = api.clone();
                 tokio::spawn(async move {
                     if let Err(error) = converse(stream, &api).await {
@@ -110,7 +112,9 @@ async fn accept(socket: &Socket, api: &Arc<Api>) {
                 });
             }
             Err(error) => {
-                log::error!("accept failed, pausing admin error={error}");
+                if !std::mem::replace(&mut failing, true) {
+                    log::error!("accept failed, trying again every {PAUSE:?} admin error={error}");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

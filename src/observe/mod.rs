@@ -7,7 +7,7 @@ mod metrics;
 pub(crate) use self::access_log::{AccessLog, OpenError};
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
-    CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, RouteMeter, Text, UpstreamMeter, metrics,
+    CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Pause, RouteMeter, Text, UpstreamMeter, metrics,
 };
 
 /// All that are shown the requests of this process.

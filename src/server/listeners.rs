@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use pingora_core::protocols::UniqueID;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::ServiceReadyNotifier;
@@ -14,12 +15,13 @@ use pingora_proxy::HttpProxy;
 use pingora_runtime::current_handle;
 
 use crate::config::ListenerLimits;
-use crate::observe::{ListenerMeter, Observers, metrics};
+use crate::observe::{ListenerMeter, Observers, Pause, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::Store;
 use crate::server::bind::{Bound, Socket};
 use crate::server::clients::{Clients, Counted};
 use crate::server::connection::{Accepted, serve};
+use crate::server::descriptors::Descriptors;
 use crate::server::drain::Drain;
 use crate::server::gate::Gate;
 use crate::server::ready::Waiting;
@@ -28,6 +30,8 @@ use crate::server::ready::Waiting;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a listener that waits for room looks whether its limit has been raised.
 const RECHECK: Duration = Duration::from_secs(1);
+/// How often a listener says at most that it does not accept: at its limit it may be so for an instant, again and again.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// All listeners as one service.
 pub(super) struct Listeners {
@@ -120,6 +124,21 @@ pub(super) struct Listener {
     pub(super) observers: Arc<Observers>,
 }
 
+/// What would be said too often.
+#[derive(Default)]
+struct Seldom(Option<Instant>);
+
+impl Seldom {
+    fn may_say(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.0.is_none_or(|said| now.duration_since(said) >= SAY_EVERY);
+        if may {
+            self.0 = Some(now);
+        }
+        may
+    }
+}
+
 impl Listener {
     /// The limits in force now.
     pub(super) fn limits(&self) -> ListenerLimits {
@@ -127,47 +146,68 @@ impl Listener {
     }
 
     async fn accept(self: Arc<Self>, socket: Socket) {
-        let mut failing = false;
+        let descriptors = Descriptors::of_this_process();
+        let (mut full, mut scarce, mut failing) = (Seldom::default(), Seldom::default(), Seldom::default());
         loop {
             let accepted = tokio::select! {
                 accepted = async {
-                    self.room().await;
+                    self.room(&mut full).await;
                     socket.accept().await
                 } => accepted,
                 () = self.drain.closing() => return,
             };
             match accepted {
                 Ok((stream, client)) => {
-                    if std::mem::take(&mut failing) {
-                        log::info!("accepting again listener={}", self.name);
-                    }
+                    let descriptor = stream.id();
                     self.clone().admit(stream, client);
+                    if descriptors.are_scarce_after(descriptor) {
+                        tokio::select! {
+                            () = self.relief(descriptors, &mut scarce) => {}
+                            () = self.drain.closing() => return,
+                        }
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => log::debug!("accept failed listener={} error={error}", self.name),
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
+                    if failing.may_say() {
                         log::error!("accept failed, trying again every {PAUSE:?} listener={} error={error}", self.name);
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    self.pause().await;
                 }
             }
         }
     }
 
     /// Waits until a connection more may be open.
-    async fn room(&self) {
-        let mut waited = false;
+    async fn room(&self, full: &mut Seldom) {
         loop {
             let left = self.gate.left();
             if self.gate.is_open(self.limits().connections) {
                 return;
             }
-            if !std::mem::replace(&mut waited, true) {
+            if full.may_say() {
                 log::warn!("too many connections, accepting waits listener={}", self.name);
             }
+            let since = Instant::now();
             // The limit may be raised, too, while no connection leaves.
             let _ = tokio::time::timeout(RECHECK, left).await;
+            self.meter.paused(Pause::Connections, since.elapsed());
         }
+    }
+
+    /// Waits until descriptors are not scarce any more.
+    async fn relief(&self, descriptors: Descriptors, scarce: &mut Seldom) {
+        while descriptors.are_scarce() {
+            if scarce.may_say() {
+                log::error!("descriptors are scarce, accepting waits listener={}", self.name);
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(PAUSE).await;
+        self.meter.paused(Pause::Descriptors, PAUSE);
     }
 
     /// Serves a connection, unless its client has too many open already.

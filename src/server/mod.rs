@@ -5,6 +5,7 @@ mod bind;
 mod chunks;
 mod clients;
 mod connection;
+mod descriptors;
 mod drain;
 mod gate;
 mod head;

@@ -22,7 +22,7 @@ mod words;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-pub(crate) use self::listener::ListenerMeter;
+pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::RouteMeter;
 pub(crate) use self::text::{CONTENT_TYPE, Text};
 pub(crate) use self::upstream::{EndpointMeter, UpstreamMeter};
@@ -225,6 +225,12 @@ impl Metrics {
             "Connections that were closed unread, by reason.",
             ListenerMeter::write_refused,
         );
+        family(
+            "ravelin_accept_paused_seconds_total",
+            "counter",
+            "Time in which a listener accepted nothing, by reason.",
+            ListenerMeter::write_paused,
+        );
     }
 
     fn write_configuration(&self, out: &mut Text<'_>) {
@@ -315,6 +321,7 @@ mod tests {
         let _open = listener.accepted();
         drop(listener.accepted());
         listener.refused("connections_per_client");
+        listener.paused(Pause::Descriptors, Duration::from_millis(1500));
         let (_in_flight, _snapshot) = (metrics.began(), metrics.snapshot());
         metrics.record(&event(Some(200), None), Some(&route), Some(&upstream));
         let failure = Failure { party: "client", reason: "no_route", message: "" };

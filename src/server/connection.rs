@@ -25,6 +25,8 @@ use crate::server::stream::Conn;
 
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an idle connection stays open once the process stops: a request may be under way, from a client that can't know yet.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// A connection that was just accepted.
 pub(super) struct Accepted {
@@ -73,7 +75,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
         match next(&mut conn, &limits, &listener.drain).await {
             Next::Request(head, body) => {
                 served = served.saturating_add(1);
-                let last = listener.drain.is_closing() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
+                let last = listener.drain.is_stopping() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
                 let connection = Connection {
                     listener: listener.name.clone(),
                     index: Some(listener.index),
@@ -153,6 +155,7 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.
     let mut due = None;
+    let mut linger = None;
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
@@ -173,14 +176,13 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
                 Poll::Ready(_) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {}
             }
-            if !begun && closing.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Closed);
+            if !begun && linger.is_none() && closing.as_mut().poll(cx).is_ready() {
+                linger = Some(Instant::now() + LINGER);
             }
             let timeout = if begun { limits.header_timeout } else { limits.idle_timeout };
-            let Some(due) = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout)) else {
-                return Poll::Pending;
-            };
-            return match conn.poll_until(due, cx) {
+            let due = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout));
+            let Some(at) = due.into_iter().chain(linger.filter(|_| !begun)).min() else { return Poll::Pending };
+            return match conn.poll_until(at, cx) {
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),
                 Poll::Pending => Poll::Pending,

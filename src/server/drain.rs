@@ -67,6 +67,11 @@ impl Drain {
         self.phase.fetch_max(STOPPING, Ordering::AcqRel);
     }
 
+    /// Whether a stop was asked for: clients are told to leave with their next answer.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= STOPPING
+    }
+
     /// Whether requests should be sent here, and if not, why.
     pub(crate) fn readiness(&self) -> Result<(), &'static str> {
         match self.phase.load(Ordering::Acquire) {
@@ -83,8 +88,7 @@ impl Drain {
         Open(self.clone())
     }
 
-    /// Whether no new request should be waited for.
-    pub(super) fn is_closing(&self) -> bool {
+    fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
 

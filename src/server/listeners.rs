@@ -146,6 +146,8 @@ impl Listener {
     }
 
     async fn accept(self: Arc<Self>, socket: Socket) {
+        // Stopping waits for this loop too: those who have connected are admitted before it counts who is left.
+        let _accepting = self.drain.opened();
         let descriptors = Descriptors::of_this_process();
         let (mut full, mut scarce, mut failing) = (Seldom::default(), Seldom::default(), Seldom::default());
         loop {
@@ -154,7 +156,7 @@ impl Listener {
                     self.room(&mut full).await;
                     socket.accept().await
                 } => accepted,
-                () = self.drain.closing() => return,
+                () = self.drain.closing() => return self.last_call(&socket).await,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -174,6 +176,21 @@ impl Listener {
                     }
                     self.pause().await;
                 }
+            }
+        }
+    }
+
+    /// Admits who has connected already: with the socket the system would reset them, and the requests that they have sent.
+    async fn last_call(self: Arc<Self>, socket: &Socket) {
+        while self.gate.is_open(self.limits().connections) {
+            tokio::select! {
+                biased;
+                accepted = socket.accept() => match accepted {
+                    Ok(New { stream, client, .. }) => self.clone().admit(stream, client),
+                    Err(_) => return,
+                },
+                // The runtime has looked for others in between.
+                () = tokio::task::yield_now() => return,
             }
         }
     }

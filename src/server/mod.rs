@@ -26,7 +26,8 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pingora_core::server::configuration::{Opt, ServerConf};
 use pingora_core::server::{RunArgs, Server};
@@ -50,7 +51,7 @@ use self::signals::{Signals, Times};
 use self::upgrade::{Door, Offer, Predecessor, Successors, Tenure};
 use crate::admin::{Admin, Api};
 use crate::config::{LogOutput, Report};
-use crate::observe::{AccessLog, Observers, OpenError};
+use crate::observe::{AccessLog, Observers, OpenError, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::{BootPlan, Compiled, InForce, Store};
 
@@ -267,6 +268,7 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     listening.add_dependency(&logs);
     let signals = Signals { caught: Mutex::new(Some(catching)), drain, successors, tenure: seat.tenure, times, proxy };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    await_records();
     if let Some(log) = &observers.access_log {
         log.finish(LAST_LINES);
     }
@@ -285,4 +287,12 @@ fn times(conf: &ServerConf) -> Times {
 fn upgrade_wait(conf: &ServerConf) -> Duration {
     let seconds = conf.upgrade_sock_connect_accept_max_retries.unwrap_or(UPGRADE_WAIT);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX))
+}
+
+/// What was cut off is recorded when it is dropped, by threads that end after Pingora has: no line of log is to be lost for that.
+fn await_records() {
+    let until = Instant::now() + LAST_LINES;
+    while metrics().in_flight() > 0 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
 }

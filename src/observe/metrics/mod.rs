@@ -114,6 +114,11 @@ impl Metrics {
         }
     }
 
+    /// How many requests have begun and are not over: those are not recorded yet.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.sum(Count::get)
+    }
+
     /// A filter panicked, and was contained. Says how often that has happened, of all filters.
     pub(crate) fn filter_panicked(&self, filter: &'static str) -> u64 {
         self.panics.add((filter, ""));
@@ -172,8 +177,7 @@ impl Metrics {
         routes().for_each(|route| route.write_requests(out));
         out.family("ravelin_request_duration_seconds", "histogram", "Time from a request's complete head to its end.");
         routes().for_each(|route| route.write_durations(out));
-        let in_flight = self.in_flight.sum(Count::get);
-        out.single("ravelin_requests_in_flight", "gauge", "Requests that have begun and are not over.", in_flight);
+        out.single("ravelin_requests_in_flight", "gauge", "Requests that have begun and are not over.", self.in_flight());
         out.family("ravelin_failures_total", "counter", "Requests that ended in error, by who is at fault.");
         for ((party, reason), count) in self.failures.all() {
             out.sample(&[("party", party), ("reason", reason)], count);

@@ -170,3 +170,27 @@ fn a_full_disk_costs_lines_and_nothing_else() {
     assert!(ravelin.wait_for_exit(Deadline::standard()).expect("it ends").success());
     assert_eq!(lost_in_all(&ravelin), 2);
 }
+
+#[test]
+fn a_fifo_whose_reader_stalls_slows_no_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+    fs::write(directory.path().join("ravelin.yaml"), format!("{ROUTES}access_log: {{output: {{file: fifo}}}}\n")).unwrap();
+    // Without a reader it can't be opened: a message, and no wait.
+    let mut early = Launch::new(directory.path()).spawn().unwrap();
+    let status = early.wait_for_exit(Deadline::standard()).expect("it does not wait for a reader");
+    assert_eq!(status.code(), Some(1));
+    assert!(early.log().text().contains("fifo` can't be opened"), "{}", early.log().text());
+
+    // One that holds it open and reads nothing.
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let mut ravelin = Launch::new(directory.path()).spawn().unwrap();
+    ravelin.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    let slowest = send(&ravelin, REQUESTS);
+    assert!(slowest < Duration::from_secs(2), "a request took {slowest:?}");
+    ravelin.wait_for_log("access log lost lines", Deadline::standard()).expect("losses are reported");
+    ravelin.signal(Signal::TERM).unwrap();
+    assert!(ravelin.wait_for_exit(Deadline::standard()).expect("it ends").success());
+    drop(reader);
+}

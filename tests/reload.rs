@@ -200,3 +200,25 @@ fn a_hundred_signals_at_once_end_with_the_last_file() {
     assert_eq!(metric(&ravelin, "ravelin_config_reload_failures_total"), 0.0);
     until_nothing_is_left(&ravelin);
 }
+
+#[test]
+fn a_file_that_is_a_link_is_replaced_by_moving_the_link() {
+    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
+    // As Kubernetes does with a ConfigMap: a link to a link to a directory of this version.
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let version = |number: usize| {
+        fs::create_dir(place(&format!("v{number}"))).unwrap();
+        fs::write(place(&format!("v{number}/ravelin.yaml")), watched(origin.address(), number)).unwrap();
+        std::os::unix::fs::symlink(format!("v{number}"), place("next")).unwrap();
+        fs::rename(place("next"), place("data")).unwrap();
+    };
+    version(0);
+    std::os::unix::fs::symlink("data/ravelin.yaml", place("ravelin.yaml")).unwrap();
+    let mut ravelin = support::Launch::new(directory.path()).spawn().unwrap();
+    ravelin.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    version(1);
+    ravelin.signal(Signal::HUP).unwrap();
+    ravelin.wait_for_log("cause=SIGHUP", Deadline::standard()).unwrap();
+    assert_eq!(generation(&ravelin), 1, "{}", ravelin.log().text());
+}

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use pingora_core::server::configuration::ServerConf;
 use serde_json::{Value, json};
@@ -103,16 +104,24 @@ fn property(takes: Takes, about: &str) -> Value {
 pub(crate) struct Surroundings {
     /// The configuration file, absolute.
     pub(crate) config: PathBuf,
-    /// Of the user that runs this.
+    /// Of the user that started this.
     pub(crate) uid: u32,
     pub(crate) threads: usize,
 }
 
+/// User and processors as they were when the first file was read. A process that has dropped its privileges since, or was given
+/// other processors, must find the same when it reads its file again: else every reload would want a new process.
+static AT_START: LazyLock<(u32, usize)> = LazyLock::new(|| {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (rustix::process::geteuid().as_raw(), threads)
+});
+
 impl Surroundings {
     pub(crate) fn of(config: &Path) -> Self {
-        let config = config.canonicalize().or_else(|_| std::path::absolute(config)).unwrap_or_else(|_| config.to_owned());
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { config, uid: rustix::process::geteuid().as_raw(), threads }
+        // Links are not followed: a new version of the file may be put in place by moving one.
+        let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+        let (uid, threads) = *AT_START;
+        Self { config, uid, threads }
     }
 }
 

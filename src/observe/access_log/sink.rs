@@ -21,10 +21,18 @@ const MODE: u32 = 0o640;
 
 /// A file that can't be written to.
 #[derive(Debug, thiserror::Error)]
-#[error("the access log `{path}` can't be opened: {reason}")]
+#[error("the access log `{path}` can't be opened: {reason}{}", self.who())]
 pub(crate) struct OpenError {
     path: String,
     reason: io::Error,
+}
+
+impl OpenError {
+    /// Who asked, where that is what matters: it may be another than who started the process.
+    fn who(&self) -> String {
+        let denied = self.reason.kind() == ErrorKind::PermissionDenied;
+        if denied { format!(", as user id {}", rustix::process::geteuid().as_raw()) } else { String::new() }
+    }
 }
 
 /// What is written to.

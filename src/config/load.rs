@@ -12,7 +12,7 @@ use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
 use crate::config::tree::{Entry, Kind, NodeId, Tree};
-use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, suggest, yaml};
+use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, sockets, suggest, yaml};
 
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
@@ -73,7 +73,7 @@ fn parse_partial(text: &str, path: &Path, catalog: &dyn Catalog, environment: En
 }
 
 /// A path of a file is relative to that file. It is made absolute: a daemon goes to another directory.
-fn beside(file: &Path, path: &Path) -> PathBuf {
+pub(crate) fn beside(file: &Path, path: &Path) -> PathBuf {
     let path = file.parent().map_or_else(|| path.to_owned(), |directory| directory.join(path));
     std::path::absolute(&path).unwrap_or(path)
 }
@@ -125,6 +125,7 @@ impl Loader<'_> {
             self.report.push(Diagnostic::error(self.tree.place(root), message).hint("begin with `listeners:`"));
             return None;
         }
+        sockets::make_absolute(&mut self.tree, root, path);
         Some(root)
     }
 

@@ -29,6 +29,7 @@ mod route;
 mod schema;
 mod section;
 mod single;
+mod sockets;
 mod span;
 mod suggest;
 #[cfg(test)]

@@ -86,9 +86,13 @@ fn a_head_that_drips_is_not_waited_for() {
 
 #[test]
 fn a_client_that_ends_its_side_or_resets_leaves_nothing() {
-    let origin = Origin::start("a", vec![Answer::of(vec![Action::Sleep(Duration::from_millis(50)), Action::Send(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec(),
-    )])]);
+    let origin = Origin::start(
+        "a",
+        vec![Answer::of(vec![
+            Action::Sleep(Duration::from_millis(50)),
+            Action::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_vec()),
+        ])],
+    );
     let ravelin = start(&origin);
     let before = Usage::of(&ravelin);
     let mut ended = Vec::new();
@@ -159,9 +163,9 @@ fn http2_heads_are_bounded() {
     for number in 0..50 {
         request.fields.push((format!("x-{number}"), vec![b'a'; 1500]));
     }
-    let refused = client
-        .request(&request, Deadline::standard())
-        .map_or(true, |()| client.next_response(Deadline::standard()).map_or(true, |response| response.head.status() != Some(200)));
+    let refused = client.request(&request, Deadline::standard()).map_or(true, |()| {
+        client.next_response(Deadline::standard()).map_or(true, |response| response.head.status() != Some(200))
+    });
     assert!(refused);
     let large = |request: &support::Received| request.raw.len() > 10_000;
     assert!(!origin.requests().iter().any(large), "it did not get through");

@@ -157,7 +157,9 @@ fn tunnels_go_on_over_a_reload_and_their_configuration_goes_with_them() {
         .map(|_| {
             let mut client = Connection::open(ravelin.address(), deadline).unwrap();
             let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
-            client.send(format!("GET /socket HTTP/1.1\r\nHost: a\r\n{fields}Sec-WebSocket-Version: 13\r\n\r\n").as_bytes()).unwrap();
+            client
+                .send(format!("GET /socket HTTP/1.1\r\nHost: a\r\n{fields}Sec-WebSocket-Version: 13\r\n\r\n").as_bytes())
+                .unwrap();
             let head = client.receive_until(deadline, |bytes| bytes.ends_with(b"\r\n\r\n")).unwrap();
             assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
             client

@@ -35,7 +35,8 @@ fn a_second_process_with_the_same_file_ends_and_the_first_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("edge.sock");
     let write = |listeners: &str, admin: &str| {
-        let file = format!("listeners: {{{listeners}}}\nadmin: {{address: \"{admin}\"}}\nroutes: {{all: {{respond: {{body: ok}}}}}}\n");
+        let file =
+            format!("listeners: {{{listeners}}}\nadmin: {{address: \"{admin}\"}}\nroutes: {{all: {{respond: {{body: ok}}}}}}\n");
         fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
     };
     let (tcp, unix) = (port.address().to_string(), format!("unix:{}", socket.display()));
@@ -86,7 +87,8 @@ fn a_log_that_the_user_may_not_write_is_refused_at_the_start() {
     let logs = directory.path().join("logs");
     fs::create_dir(&logs).unwrap();
     set_mode(&logs, 0o755);
-    let file = format!("{AS_NOBODY}access_log: {{output: {{file: logs/access.log}}}}\nroutes: {{all: {{respond: {{body: ok}}}}}}\n");
+    let file =
+        format!("{AS_NOBODY}access_log: {{output: {{file: logs/access.log}}}}\nroutes: {{all: {{respond: {{body: ok}}}}}}\n");
     fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
     let message = refused(directory.path());
     let expected = format!("the access log `{}` can't be opened", logs.join("access.log").display());

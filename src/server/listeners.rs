@@ -30,6 +30,8 @@ use crate::server::ready::Waiting;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a listener that waits for room looks whether its limit has been raised.
 const RECHECK: Duration = Duration::from_secs(1);
+/// As many as may wait in the system when the process stops: those who come while they are admitted are too late.
+const LAST_MAX: usize = 4096;
 /// How often a listener says at most that it does not accept: at its limit it may be so for an instant, again and again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -182,11 +184,14 @@ impl Listener {
 
     /// Admits who has connected already: with the socket the system would reset them, and the requests that they have sent.
     async fn last_call(self: Arc<Self>, socket: &Socket) {
-        while self.gate.is_open(self.limits().connections) {
+        for _ in 0..LAST_MAX {
+            if !self.gate.is_open(self.limits().connections) {
+                return;
+            }
             tokio::select! {
                 biased;
                 accepted = socket.accept() => match accepted {
-                    Ok(New { stream, client, .. }) => self.clone().admit(stream, client),
+                    Ok((stream, client)) => self.clone().admit(stream, client),
                     Err(_) => return,
                 },
                 // The runtime has looked for others in between.

@@ -7,7 +7,10 @@ mod support;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use support::{Connection, Deadline, Launch, Outgoing, Ravelin, Usage, get, metric, until_metric, until_nothing_is_left};
+use support::{
+    Action, Answer, Bind, Connection, Deadline, Events, Launch, Origin, Outgoing, Ravelin, Usage, get, metric, until_metric,
+    until_nothing_is_left,
+};
 
 const DESCRIPTORS: u32 = 100;
 const CLIENTS: usize = 150;
@@ -62,6 +65,44 @@ fn scarce_descriptors_pause_accepting_without_a_spin() {
     until_nothing_is_left(&ravelin);
     assert!(answered(&mut ask(&ravelin)));
     assert!(said() <= 3, "{}", ravelin.log().text());
+}
+
+/// Connections that were idle, and now all want an endpoint at once: for some there is no descriptor left.
+#[test]
+fn an_endpoint_is_not_blamed_for_want_of_descriptors() {
+    let events = Events::new();
+    let origin = Origin::prepare("a", Bind::V4, false, events.clone()).unwrap();
+    let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec();
+    origin.script(vec![Answer::of(vec![Action::Wait("go".into()), Action::Send(whole)])]);
+    origin.resume().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\nadmin: {{address: 127.0.0.1:0}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: {{tcp: {{interval: 20ms, unhealthy_after: 1}}}}}}}}\n\
+         routes: {{all: {{upstream: a}}}}\n",
+        origin.address()
+    );
+    fs::write(directory.path().join("ravelin.yaml"), config).unwrap();
+    let mut ravelin = Launch::new(directory.path()).descriptors(DESCRIPTORS).spawn().unwrap();
+    ravelin.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    let mut clients: Vec<Connection> =
+        (0..CLIENTS).map(|_| Connection::open(ravelin.address(), Deadline::standard()).unwrap()).collect();
+    until_metric(&ravelin, &paused("descriptors"), |seconds| seconds > 0.0);
+    for client in &mut clients {
+        client.request(&Outgoing::get("/", "a"), Deadline::standard()).unwrap();
+    }
+    let line = ravelin.wait_for_log("reason=no_descriptors", Deadline::standard());
+    let line = line.unwrap_or_else(|| panic!("{}", ravelin.log().text()));
+    assert!(line.contains("party=operator") && line.contains("status=503"), "{line}");
+    let blamed = format!("ravelin_endpoint_connect_failures_total{{upstream=\"a\",endpoint=\"{}\"}}", origin.address());
+    // Time for ten probes.
+    thread::sleep(Duration::from_millis(200));
+    events.release("go");
+    drop(clients);
+    until_nothing_is_left(&ravelin);
+    assert_eq!(metric(&ravelin, &blamed), 0.0);
+    assert!(!ravelin.log().text().contains("unhealthy"), "{}", ravelin.log().text());
+    assert!(answered(&mut ask(&ravelin)));
 }
 
 #[test]

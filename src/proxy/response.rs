@@ -169,6 +169,9 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
         WriteError, WriteTimedout,
     };
     let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
+    if lacks_descriptors(error) {
+        return Error::new(503, Party::Operator, "no_descriptors").with_message(error.to_string());
+    }
     let failure = match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => Error::new(400, Party::Client, "client_gone"),
         (ErrorSource::Downstream, ReadTimedout) => Error::new(408, Party::Client, "body_timeout"),
@@ -187,4 +190,10 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
         (ErrorSource::Internal | ErrorSource::Unset, _) => Error::internal(""),
     };
     failure.with_message(error.to_string())
+}
+
+/// Whether the process, or the system, has no descriptor left: nobody else is to blame, and another endpoint is no way out.
+pub(super) fn lacks_descriptors(error: &PingoraError) -> bool {
+    let error = error.root_cause().downcast_ref::<std::io::Error>().and_then(rustix::io::Errno::from_io_error);
+    matches!(error, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }

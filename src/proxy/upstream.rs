@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 use crate::filter::{Error, InvalidField, Party, RequestHead};
 use crate::observe::{Connect, Timing};
 use crate::proxy::head::UpstreamRequest;
+use crate::proxy::response::lacks_descriptors;
 use crate::proxy::{Ctx, Proxy, Result};
 
 /// Picks an endpoint for this try.
@@ -56,6 +57,10 @@ pub(super) fn connect_failed(
     ctx: &mut Ctx,
     mut error: Box<PingoraError>,
 ) -> Box<PingoraError> {
+    if lacks_descriptors(&error) {
+        error.set_retry(false);
+        return error;
+    }
     ctx.tried.push(peer._address.clone());
     ctx.connect_failures += 1;
     if let Some(endpoint) = &ctx.exchange.endpoint {

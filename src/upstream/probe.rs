@@ -15,6 +15,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::config;
 
+/// How long a probe waits for a descriptor before it looks again.
+const PAUSE: Duration = Duration::from_millis(50);
+
 pub(super) struct Probe {
     upstream: Box<str>,
     timeout: Duration,
@@ -36,10 +39,17 @@ impl Probe {
 #[async_trait]
 impl HealthCheck for Probe {
     async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
-        let failed = |reason| Error::new_up(reason);
-        match tokio::time::timeout(self.timeout, connect(&target.addr)).await {
-            Ok(connected) => connected.map_err(|error| failed(kind(&error))),
-            Err(_) => Err(failed(ErrorType::ConnectTimedout)),
+        loop {
+            return match tokio::time::timeout(self.timeout, connect(&target.addr)).await {
+                Ok(Ok(())) => Ok(()),
+                // That says nothing of the endpoint.
+                Ok(Err(error)) if lacks_descriptors(&error) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Ok(Err(error)) => Err(Error::new_up(kind(&error))),
+                Err(_) => Err(Error::new_up(ErrorType::ConnectTimedout)),
+            };
         }
     }
 
@@ -60,6 +70,10 @@ async fn connect(address: &SocketAddr) -> io::Result<()> {
             UnixStream::connect(path).await.map(drop)
         }
     }
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 /// Pingora logs it when an endpoint's health changes.

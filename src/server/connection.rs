@@ -25,8 +25,6 @@ use crate::server::stream::Conn;
 
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an idle connection stays open once the process stops: a request may be under way, from a client that can't know yet.
-const LINGER: Duration = Duration::from_millis(50);
 
 /// A connection that was just accepted.
 pub(super) struct Accepted {
@@ -113,7 +111,7 @@ enum Unproxied {
 async fn proxied_client(conn: &mut Conn, listener: &Listener) -> Result<Option<SocketAddr>, Unproxied> {
     let limits = listener.limits();
     let due = limits.header_timeout.or(limits.idle_timeout).map(|timeout| Instant::now() + timeout);
-    let mut closing = pin!(listener.drain.closing());
+    let mut closing = pin!(listener.drain.closing_idle());
     poll_fn(|cx| {
         loop {
             match read(conn.ahead()) {
@@ -155,7 +153,6 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.
     let mut due = None;
-    let mut linger = None;
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
@@ -176,13 +173,14 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
                 Poll::Ready(_) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {}
             }
-            if !begun && linger.is_none() && closing.as_mut().poll(cx).is_ready() {
-                linger = Some(Instant::now() + LINGER);
+            if !begun && closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Closed);
             }
             let timeout = if begun { limits.header_timeout } else { limits.idle_timeout };
-            let due = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout));
-            let Some(at) = due.into_iter().chain(linger.filter(|_| !begun)).min() else { return Poll::Pending };
-            return match conn.poll_until(at, cx) {
+            let Some(due) = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout)) else {
+                return Poll::Pending;
+            };
+            return match conn.poll_until(due, cx) {
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),
                 Poll::Pending => Poll::Pending,

@@ -20,6 +20,8 @@ use crate::server::upgrade::{Successors, Tenure};
 /// How long an idle connection waits for the request that its client may be about to send, when a new process takes others: nobody is
 /// in a hurry then, and to close it in that moment would lose the request.
 const LINGER: Duration = Duration::from_secs(5);
+/// The same where somebody waits for the end: as long as a request may be under way from a client that can't know yet.
+const STOP_LINGER: Duration = Duration::from_millis(50);
 
 /// What ends the process, and how.
 pub(super) struct Signals {
@@ -109,7 +111,7 @@ impl Signals {
         self.drain.stopping();
         supervisor::stopping();
         log::info!("stopping lame_duck={lame_duck:?} limit={drain:?}");
-        self.end(lame_duck, Duration::ZERO, caught).await;
+        self.end(lame_duck, STOP_LINGER, caught).await;
     }
 
     /// The new process accepts already.

@@ -110,6 +110,7 @@ fn load(address: String, answered: Arc<AtomicU64>) -> thread::JoinHandle<Result<
     })
 }
 
+// covers: grace_period_seconds
 #[test]
 fn a_graceful_stop_loses_no_request() {
     loses_no_request(0);
@@ -194,6 +195,7 @@ fn a_second_signal_stops_at_once() {
     }
 }
 
+// covers: graceful_shutdown_timeout_seconds
 #[test]
 fn what_takes_too_long_is_cut_visibly() {
     let (origin, _events) = origin();

@@ -90,10 +90,11 @@ fn load(address: String, answered: Arc<AtomicU64>) -> thread::JoinHandle<Result<
             let mut opened = Some(Instant::now());
             let Ok(mut client) = Connection::open(&address, Deadline::standard()) else { return Ok(()) };
             loop {
-                let began = opened.take().unwrap_or_else(Instant::now);
+                let (fresh, began) = (opened.is_some(), opened.take().unwrap_or_else(Instant::now));
                 client.request(&Outgoing::get("/", "a"), Deadline::standard()).map_err(|trouble| trouble.to_string())?;
-                // An idle connection may be closed; who takes its time on a crowded machine may meet with that.
-                let slow = began.elapsed() > Duration::from_millis(10);
+                // An idle connection may be closed; who takes its time on a crowded machine may meet with that. And between the last
+                // look at the queue and the close of a listening socket the system may still complete a connection, to reset it.
+                let slow = fresh || began.elapsed() > Duration::from_millis(10);
                 let response = match client.next_response(Deadline::standard()) {
                     Err(Trouble::Silence(_)) if slow => break,
                     response => response.map_err(|trouble| trouble.to_string())?,

@@ -379,6 +379,11 @@ fn the_background_answers_before_the_command_ends_and_tells_why_it_does_not() {
     assert_ne!(second.0, background.0);
     background.signal("QUIT");
     background.gone(deadline);
+    let log = || fs::read_to_string(place.path().join("error.log")).unwrap();
+    while !log().contains("accepts no more") {
+        assert!(!deadline.passed(), "{}", log());
+        thread::sleep(Duration::from_millis(1));
+    }
     assert_eq!(answer(&format!("127.0.0.1:{port}")), 204);
     second.signal("TERM");
     second.gone(deadline);

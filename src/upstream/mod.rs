@@ -1,40 +1,38 @@
 //! Upstreams: who can serve a request, and who is picked.
 //!
-//! Each upstream rests on one Pingora `LoadBalancer`: its backends come from `directory`, its health from Pingora's
-//! TCP check, its order from `balance`. What the request path needs of an endpoint (the peer, the name for
-//! `Host`) is built once per endpoint and kept in the directory's table.
+//! Each upstream rests on one Pingora `LoadBalancer` (`members`): its backends come from `directory`, its health from
+//! `probe`. What a request needs of that is computed before it comes, and kept in a `table` of endpoints in the order
+//! of an algorithm in `balance`. A pick neither locks nor allocates.
 
 mod balance;
 mod directory;
 mod endpoint;
+mod members;
 mod probe;
+mod table;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
-use pingora_load_balancing::selection::{BackendIter, BackendSelection};
-use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 
 pub use self::endpoint::{Endpoint, EndpointError};
 
-use self::balance::{Random, SmoothRoundRobin};
-use self::directory::{Directory, SharedDirectory};
-use self::probe::Probe;
-use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord, HostHeader, RetryCondition};
+use self::directory::Directory;
+use self::members::Members;
+use crate::config::{self, HostHeader, RetryCondition};
 use crate::observe::{UpstreamMeter, metrics};
-use crate::types::WordOr;
 
 /// Endpoints that serve the same thing, and the rules by which one of them is picked.
 pub struct Upstream {
     name: Box<str>,
-    directory: Arc<Directory>,
-    balancer: Balancer,
+    members: Arc<Members>,
+    /// Counts picks, whatever becomes of the endpoints: nobody begins anew because another came or went.
+    turn: AtomicUsize,
     deadlines: Deadlines,
     retries: Retries,
-    /// Failures in a row that take an endpoint out; 0 without a health check.
-    probes: u32,
     section: config::Upstream,
     meter: Arc<UpstreamMeter>,
 }
@@ -57,11 +55,6 @@ pub struct Deadlines {
     pub read: Option<Duration>,
 }
 
-enum Balancer {
-    RoundRobin(LoadBalancer<SmoothRoundRobin>),
-    Random(LoadBalancer<Random>),
-}
-
 impl Upstream {
     /// Builds an upstream from its section. Nothing is resolved, probed or connected yet: [`Upstream::run`] does that.
     ///
@@ -69,30 +62,25 @@ impl Upstream {
     /// An endpoint's address can't be used.
     pub fn new(name: &str, section: config::Upstream) -> Result<Self, EndpointError> {
         let meter = metrics().upstream(name);
-        let directory = Arc::new(Directory::new(name, &section, meter.clone())?);
+        let directory = Directory::new(name, &section, meter.clone())?;
         let retries = Retries {
             max: section.retry.retries,
             on_connect_error: section.retry.conditions.contains(&RetryCondition::ConnectError),
         };
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
         let deadlines = Deadlines { response: limit(&section.timeouts.response), read: limit(&section.timeouts.read) };
-        let balancer = match section.balance {
-            Balance::RoundRobin => Balancer::RoundRobin(load_balancer(name, &directory, &section)),
-            Balance::Random => Balancer::Random(load_balancer(name, &directory, &section)),
-        };
-        let probes = probes(&section);
-        Ok(Self { name: name.into(), directory, balancer, deadlines, retries, probes, section, meter })
+        let members = Members::new(name, &section, directory);
+        Ok(Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter })
     }
 
     /// An upstream without endpoints, for tests of filters that choose one by name.
     pub(crate) fn nowhere(name: &str) -> Self {
         let section = config::Upstream::nowhere();
         let meter = metrics().upstream(name);
-        let directory = Arc::new(Directory::empty(name, meter.clone()));
-        let balancer = Balancer::RoundRobin(load_balancer(name, &directory, &section));
+        let members = Members::new(name, &section, Directory::empty(name, meter.clone()));
         let retries = Retries { max: 0, on_connect_error: false };
         let deadlines = Deadlines { response: None, read: None };
-        Self { name: name.into(), directory, balancer, deadlines, retries, probes: 0, section, meter }
+        Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter }
     }
 
     /// Its name in the configuration.
@@ -135,89 +123,32 @@ impl Upstream {
 
     /// Each endpoint's address, and whether it is given requests as far as its health goes; in the order of addresses.
     pub(crate) fn health(&self) -> Vec<(String, bool)> {
-        let backends = self.backends();
-        backends.get_backend().iter().map(|backend| (backend.addr.to_string(), backends.ready(backend))).collect()
+        let table = self.members.table();
+        table.places().iter().map(|place| (place.endpoint.as_str().to_owned(), place.healthy)).collect()
     }
 
     /// Picks a healthy endpoint: one that is not in `tried` if there is one. `None`: no endpoint is healthy.
     #[must_use]
     pub fn select(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
-        let fresh = self.pick(|backend, healthy| healthy && !tried.contains(&backend.addr));
-        let picked = match fresh {
-            None if !tried.is_empty() => self.pick(|_, healthy| healthy),
-            other => other,
-        };
-        picked.and_then(|backend| self.directory.endpoint(&backend.addr))
+        let turn = || self.turn.fetch_add(1, Ordering::Relaxed);
+        self.members.table().pick(tried, turn, || fastrand::u64(..)).cloned()
     }
 
     /// Whether a healthy endpoint is left that is not in `tried`.
     #[must_use]
     pub fn has_other(&self, tried: &[SocketAddr]) -> bool {
-        self.backends().get_backend().iter().any(|backend| !tried.contains(&backend.addr) && self.backends().ready(backend))
+        self.members.table().has_other(tried)
     }
 
     /// Resolves names and probes endpoints until the process stops. Endpoints given by address are known from the start.
     pub async fn run(&self, shutdown: ShutdownWatch) {
-        match &self.balancer {
-            Balancer::RoundRobin(balancer) => balancer.run(shutdown, None).await,
-            Balancer::Random(balancer) => balancer.run(shutdown, None).await,
-        }
+        self.members.run(shutdown).await;
     }
 
     /// Resolves names once, so that the first requests find endpoints; with `probe` also finds out which are healthy.
     pub async fn prepare(&self, probe: bool) {
-        // Resolution that fails is logged by the directory and tried again by `run`.
-        let _ = match &self.balancer {
-            Balancer::RoundRobin(balancer) => balancer.update().await,
-            Balancer::Random(balancer) => balancer.update().await,
-        };
-        if probe {
-            for _ in 0..self.probes {
-                self.backends().run_health_check(true).await;
-            }
-        }
+        self.members.prepare(probe).await;
     }
-
-    fn pick(&self, accept: impl Fn(&Backend, bool) -> bool) -> Option<Backend> {
-        match &self.balancer {
-            Balancer::RoundRobin(balancer) => balancer.select_with(b"", balance::MAX_STEPS, accept),
-            Balancer::Random(balancer) => balancer.select_with(b"", balance::MAX_STEPS, accept),
-        }
-    }
-
-    fn backends(&self) -> &Backends {
-        match &self.balancer {
-            Balancer::RoundRobin(balancer) => balancer.backends(),
-            Balancer::Random(balancer) => balancer.backends(),
-        }
-    }
-}
-
-fn load_balancer<S>(name: &str, directory: &Arc<Directory>, section: &config::Upstream) -> LoadBalancer<S>
-where
-    S: BackendSelection + 'static,
-    S::Iter: BackendIter,
-{
-    let mut balancer = LoadBalancer::from_backends(Backends::new(Box::new(SharedDirectory(directory.clone()))));
-    balancer.update_frequency = directory.refresh();
-    balancer.parallel_health_check = true;
-    if let Some(settings) = health_check(section) {
-        balancer.health_check_frequency = Some(settings.interval.get());
-        balancer.set_health_check(Box::new(Probe::new(name, &settings)));
-    }
-    balancer
-}
-
-fn health_check(section: &config::Upstream) -> Option<config::TcpHealthCheck> {
-    match &section.health_check {
-        WordOr::Word(HealthCheckWord::None) => None,
-        WordOr::Word(HealthCheckWord::Tcp) => Some(config::TcpHealthCheck::default()),
-        WordOr::Map(HealthCheckMap::Tcp(settings)) => Some(settings.clone()),
-    }
-}
-
-fn probes(section: &config::Upstream) -> u32 {
-    health_check(section).map_or(0, |settings| settings.unhealthy_after)
 }
 
 #[cfg(test)]

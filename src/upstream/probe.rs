@@ -23,15 +23,18 @@ pub(super) struct Probe {
     timeout: Duration,
     healthy_after: usize,
     unhealthy_after: usize,
+    /// Told when an endpoint is healthy no more, or again.
+    changed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Probe {
-    pub(super) fn new(upstream: &str, settings: &config::TcpHealthCheck) -> Self {
+    pub(super) fn new(upstream: &str, settings: &config::TcpHealthCheck, changed: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             upstream: upstream.into(),
             timeout: settings.timeout.get(),
             healthy_after: settings.healthy_after as usize,
             unhealthy_after: settings.unhealthy_after as usize,
+            changed,
         }
     }
 }
@@ -51,6 +54,10 @@ impl HealthCheck for Probe {
                 Err(_) => Err(Error::new_up(ErrorType::ConnectTimedout)),
             };
         }
+    }
+
+    async fn health_status_change(&self, _: &Backend, _healthy: bool) {
+        (self.changed)();
     }
 
     fn backend_summary(&self, target: &Backend) -> String {
@@ -91,7 +98,7 @@ mod tests {
     use super::*;
 
     fn probe() -> Probe {
-        Probe::new("u", &config::TcpHealthCheck::default())
+        Probe::new("u", &config::TcpHealthCheck::default(), Box::new(|| {}))
     }
 
     fn backend(address: SocketAddr) -> Backend {

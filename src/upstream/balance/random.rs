@@ -1,63 +1,36 @@
 //! Weighted random choice, independent from request to request.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use pingora_load_balancing::Backend;
-use pingora_load_balancing::selection::{BackendIter, BackendSelection};
-
-/// Endpoints with the running sums of their weights.
-pub(in crate::upstream) struct Random {
-    backends: Box<[Backend]>,
+/// The running sums of the weights.
+pub(in crate::upstream) struct Shares {
     sums: Box<[u64]>,
 }
 
-impl BackendSelection for Random {
-    type Iter = Draws;
-    type Config = ();
-
-    fn build(backends: &BTreeSet<Backend>) -> Self {
-        let backends: Box<[Backend]> = backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
+impl Shares {
+    pub(super) fn new(weights: &[u32]) -> Self {
         let mut sum = 0;
-        let sums = backends
-            .iter()
-            .map(|backend| {
-                sum += backend.weight as u64;
-                sum
-            })
-            .collect();
-        Self { backends, sums }
+        let sums = weights.iter().map(|weight| {
+            sum += u64::from(*weight);
+            sum
+        });
+        Self { sums: sums.collect() }
     }
 
-    fn iter(self: &Arc<Self>, _key: &[u8]) -> Draws {
-        let first = self.sums.last().map_or(0, |total| self.place_of(fastrand::u64(0..*total)));
-        Draws { table: self.clone(), first, step: 0 }
+    /// A place drawn by weight; should it not be accepted, the next one that is, so that one is always found.
+    pub(super) fn pick(&self, chance: u64, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        let total = *self.sums.last()?;
+        let ticket = u64::try_from((u128::from(chance) * u128::from(total)) >> 64).unwrap_or(0);
+        let drawn = self.place_of(ticket);
+        (drawn..self.sums.len()).chain(0..drawn).find(|place| self.has_share(*place) && accept(*place))
     }
-}
 
-impl Random {
-    /// The endpoint in whose share of the sum of all weights `ticket` falls.
+    /// The place in whose share of the sum of all weights `ticket` falls.
     fn place_of(&self, ticket: u64) -> usize {
-        self.sums.partition_point(|sum| *sum <= ticket)
+        self.sums.partition_point(|sum| *sum <= ticket).min(self.sums.len())
     }
-}
 
-/// One endpoint drawn by weight, then the others in turn, so that a healthy one is always found.
-pub(in crate::upstream) struct Draws {
-    table: Arc<Random>,
-    first: usize,
-    step: usize,
-}
-
-impl BackendIter for Draws {
-    fn next(&mut self) -> Option<&Backend> {
-        let backends = &self.table.backends;
-        if self.step >= backends.len() {
-            return None;
-        }
-        let place = (self.first + self.step) % backends.len();
-        self.step += 1;
-        Some(&backends[place])
+    fn has_share(&self, place: usize) -> bool {
+        let before = if place == 0 { 0 } else { self.sums[place - 1] };
+        self.sums[place] > before
     }
 }
 
@@ -67,32 +40,34 @@ mod tests {
 
     use super::*;
 
-    fn table(weights: &[usize]) -> Random {
-        let backend = |(n, weight): (usize, &usize)| Backend::new_with_weight(&format!("127.0.0.1:{}", n + 1), *weight).unwrap();
-        Random::build(&weights.iter().enumerate().map(backend).collect())
-    }
-
     proptest! {
         #[test]
-        fn tickets_fall_by_weight(weights in prop::collection::vec(1_usize..40, 1..8)) {
-            let table = table(&weights);
-            let total: u64 = weights.iter().map(|weight| *weight as u64).sum();
+        fn tickets_fall_by_weight(weights in prop::collection::vec(0_u32..40, 1..8)) {
+            let shares = Shares::new(&weights);
+            let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
             let mut counts = vec![0; weights.len()];
             for ticket in 0..total {
-                counts[table.place_of(ticket)] += 1;
+                counts[shares.place_of(ticket)] += 1;
             }
             prop_assert_eq!(counts, weights);
+        }
+
+        #[test]
+        fn whom_no_request_may_have_is_never_picked_while_there_is_another(
+            weights in prop::collection::vec(0_u32..4, 0..8), chance in any::<u64>(), excluded in any::<u8>(),
+        ) {
+            let accept = |place: usize| excluded & (1 << place) == 0;
+            let open = (0..weights.len()).any(|place| weights[place] > 0 && accept(place));
+            let picked = Shares::new(&weights).pick(chance, accept);
+            prop_assert_eq!(picked.is_some(), open);
+            prop_assert!(picked.is_none_or(|place| weights[place] > 0 && accept(place)));
         }
     }
 
     #[test]
-    fn every_endpoint_is_offered_once() {
-        let table = Arc::new(table(&[1, 9, 1]));
-        let mut draws = table.iter(b"");
-        let mut seen = BTreeSet::new();
-        while let Some(backend) = draws.next() {
-            assert!(seen.insert(backend.clone()));
-        }
-        assert_eq!(seen.len(), 3);
+    fn the_whole_range_of_chances_is_the_whole_of_the_weights() {
+        let shares = Shares::new(&[1, 2, 1]);
+        let picked = |chance| shares.pick(chance, |_| true);
+        assert_eq!((picked(0), picked(1 << 62), picked(u64::MAX)), (Some(0), Some(1), Some(2)));
     }
 }

@@ -1,60 +1,36 @@
 //! Smooth weighted round robin: each endpoint in turn, those of more weight more often, never in bursts.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use pingora_load_balancing::Backend;
-use pingora_load_balancing::selection::{BackendIter, BackendSelection};
-
 /// Weights are scaled down until a schedule is no longer than this (or than the number of endpoints).
-const MAX_SCHEDULE: usize = 4096;
+const MAX_SCHEDULE: u64 = 4096;
 
-/// A schedule that is computed once per set of endpoints, and a place in it.
-pub(in crate::upstream) struct SmoothRoundRobin {
-    backends: Box<[Backend]>,
-    schedule: Box<[u32]>,
-    next: AtomicUsize,
-}
-
-impl BackendSelection for SmoothRoundRobin {
-    type Iter = Turns;
-    type Config = ();
-
-    fn build(backends: &BTreeSet<Backend>) -> Self {
-        let backends: Box<[Backend]> = backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
-        let weights: Vec<usize> = backends.iter().map(|backend| backend.weight).collect();
-        Self { schedule: schedule(&weights), backends, next: AtomicUsize::new(0) }
-    }
-
-    fn iter(self: &Arc<Self>, _key: &[u8]) -> Turns {
-        Turns { start: self.next.fetch_add(1, Ordering::Relaxed), step: 0, table: self.clone() }
-    }
-}
-
-/// The endpoints from one place in the schedule onwards.
+/// A schedule that is computed once per set of weights: places in the order of their turns.
 pub(in crate::upstream) struct Turns {
-    table: Arc<SmoothRoundRobin>,
-    start: usize,
-    step: usize,
+    schedule: Box<[u32]>,
 }
 
-impl BackendIter for Turns {
-    fn next(&mut self) -> Option<&Backend> {
-        let schedule = &self.table.schedule;
-        if self.step >= schedule.len() {
+impl Turns {
+    pub(super) fn new(weights: &[u32]) -> Self {
+        Self { schedule: schedule(weights) }
+    }
+
+    /// The place whose turn it is; should it not be accepted, the next one that is.
+    pub(super) fn pick(&self, turn: usize, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.schedule.is_empty() {
             return None;
         }
-        let place = self.start.wrapping_add(self.step) % schedule.len();
-        self.step += 1;
-        Some(&self.table.backends[schedule[place] as usize])
+        let (passed, ahead) = self.schedule.split_at(turn % self.schedule.len());
+        ahead.iter().chain(passed).map(|place| *place as usize).find(|place| accept(*place))
     }
 }
 
-/// The order in which endpoints of these weights take their turns: at each step every endpoint gains its weight, the
-/// richest one goes and pays the sum of all.
-fn schedule(weights: &[usize]) -> Box<[u32]> {
+/// The order in which places of these weights take their turns: at each step every place gains its weight, the richest one goes
+/// and pays the sum of all.
+fn schedule(weights: &[u32]) -> Box<[u32]> {
     let weights = scaled(weights);
+    if weights.iter().all(|weight| *weight <= 1) {
+        // Plain turns: most upstreams, and those with very many endpoints, need no arithmetic.
+        return (0_u32..).zip(&weights).filter(|(_, weight)| **weight > 0).map(|(place, _)| place).collect();
+    }
     let total: i64 = weights.iter().sum();
     let mut credit = vec![0_i64; weights.len()];
     let mut order = Vec::new();
@@ -75,21 +51,19 @@ fn schedule(weights: &[usize]) -> Box<[u32]> {
     order.into_boxed_slice()
 }
 
-fn scaled(weights: &[usize]) -> Vec<i64> {
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
-    let total: usize = weights.iter().map(|weight| weight / divisor).sum();
-    let bound = MAX_SCHEDULE.max(weights.len());
-    weights
-        .iter()
-        .map(|weight| {
-            let weight = weight / divisor;
-            let fitted = if total > bound { (weight * MAX_SCHEDULE / total).max(1) } else { weight };
-            i64::try_from(fitted).unwrap_or(i64::MAX)
-        })
-        .collect()
+fn scaled(weights: &[u32]) -> Vec<i64> {
+    let divisor = u64::from(weights.iter().copied().fold(0, gcd).max(1));
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight) / divisor).sum();
+    let bound = MAX_SCHEDULE.max(weights.len() as u64);
+    let fitted = weights.iter().map(|weight| match u64::from(*weight) / divisor {
+        0 => 0,
+        weight if total > bound => (weight * MAX_SCHEDULE / total).max(1),
+        weight => weight,
+    });
+    fitted.map(|weight| i64::try_from(weight).unwrap_or(i64::MAX)).collect()
 }
 
-fn gcd(a: usize, b: usize) -> usize {
+fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -107,28 +81,48 @@ mod tests {
     #[test]
     fn equal_weights_give_plain_turns() {
         assert_eq!(*schedule(&[300, 300, 300]), [0, 1, 2]);
+        assert_eq!(*schedule(&[300, 0, 300]), [0, 2]);
     }
 
     #[test]
     fn a_schedule_stays_small_whatever_the_weights() {
-        assert!(schedule(&[65_535, 1, 65_534]).len() <= MAX_SCHEDULE + 3);
+        assert!(schedule(&[65_535, 1, 65_534, u32::MAX]).len() <= MAX_SCHEDULE as usize + 4);
     }
 
     #[test]
     fn no_endpoints_give_no_turns() {
-        let table = Arc::new(SmoothRoundRobin::build(&BTreeSet::new()));
-        assert!(table.iter(b"").next().is_none());
+        assert_eq!(Turns::new(&[]).pick(1, |_| true), None);
+        assert_eq!(Turns::new(&[0]).pick(1, |_| true), None);
+    }
+
+    #[test]
+    fn who_is_passed_over_does_not_stop_the_others() {
+        let turns = Turns::new(&[1, 1, 1]);
+        let picked: Vec<_> = (0..4).map(|turn| turns.pick(turn, |place| place != 1)).collect();
+        assert_eq!(picked, [Some(0), Some(2), Some(2), Some(0)]);
+        assert_eq!(turns.pick(usize::MAX, |_| false), None);
     }
 
     proptest! {
         #[test]
-        fn shares_follow_weights(weights in prop::collection::vec(1_usize..40, 1..8)) {
+        fn shares_follow_weights(weights in prop::collection::vec(0_u32..40, 1..8)) {
             let schedule = schedule(&weights);
-            let total: usize = weights.iter().sum();
+            let total: usize = weights.iter().map(|weight| *weight as usize).sum();
             for (index, weight) in weights.iter().enumerate() {
                 let turns = schedule.iter().filter(|turn| **turn as usize == index).count();
-                prop_assert_eq!(turns * total, weight * schedule.len());
+                prop_assert_eq!(turns * total, *weight as usize * schedule.len());
             }
+        }
+
+        #[test]
+        fn whom_no_request_may_have_is_never_picked_while_there_is_another(
+            weights in prop::collection::vec(0_u32..4, 0..8), turn in any::<usize>(), excluded in any::<u8>(),
+        ) {
+            let accept = |place: usize| excluded & (1 << place) == 0;
+            let open = (0..weights.len()).any(|place| weights[place] > 0 && accept(place));
+            let picked = Turns::new(&weights).pick(turn, accept);
+            prop_assert_eq!(picked.is_some(), open);
+            prop_assert!(picked.is_none_or(|place| weights[place] > 0 && accept(place)));
         }
     }
 }

@@ -66,7 +66,7 @@ pub mod prelude {
     pub use crate::cli::App;
     pub use crate::config::Spanned;
     pub use crate::filter::{
-        BodyCx, BuildCx, BuildError, Error, Fields, Filter, Flow, Hooks, LogCx, Reply, Request, RequestCx, RequestView,
+        BodyCx, BuildCx, BuildError, Error, Field, Fields, Filter, Flow, Hooks, LogCx, Reply, Request, RequestCx, RequestView,
         ResponseCx, Trailers, UpstreamCx, UpstreamRef,
     };
     pub use crate::testing::Harness;

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use crate::filter::{Error, Exchange, Fields, InvalidField, Reply, RequestHead, RequestId, ResponseHead, Scheme, UpstreamRef};
+use crate::filter::{
+    Error, Exchange, Field, Fields, InvalidField, Reply, RequestHead, RequestId, ResponseHead, Scheme, UpstreamRef,
+};
 use crate::types::Template;
 use crate::upstream::Endpoint;
 
@@ -86,6 +88,16 @@ macro_rules! field_views {
             /// HTTP does not allow the name or value.
             pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), InvalidField> {
                 self.head.add(name, value.as_ref())
+            }
+
+            /// [`Self::set_header`] with a field that is always the same: it was read when the filter was built, and costs less.
+            pub fn set_field(&mut self, field: &Field) {
+                self.head.set_field(field);
+            }
+
+            /// [`Self::add_header`] with a field that is always the same.
+            pub fn add_field(&mut self, field: &Field) {
+                self.head.add_field(field);
             }
 
             /// Takes away all fields of this name; says whether there was one.

@@ -26,6 +26,50 @@ pub trait Fields: Send + Sync {
     fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField>;
     /// Takes away all fields of this name; says whether there was one.
     fn remove(&mut self, name: &str) -> bool;
+    /// [`Fields::set`] with a field that has been read before.
+    fn set_field(&mut self, field: &Field);
+    /// [`Fields::add`] with a field that has been read before.
+    fn add_field(&mut self, field: &Field);
+}
+
+/// A field that is the same for every message: read once, and put into heads without reading it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    name: HeaderName,
+    /// The name as bytes that are shared, not copied.
+    text: Bytes,
+    value: HeaderValue,
+}
+
+impl Field {
+    /// Reads a name and a value.
+    ///
+    /// # Errors
+    /// As [`Fields::set`].
+    pub fn new(name: &str, value: &[u8]) -> Result<Self, InvalidField> {
+        let (name, value) = parse_field(name, value)?;
+        Ok(Self { text: Bytes::copy_from_slice(name.as_str().as_bytes()), name, value })
+    }
+
+    /// In lower case.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        self.value.as_bytes()
+    }
+
+    pub(crate) fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
+    pub(crate) fn parts(&self) -> (HeaderName, HeaderValue) {
+        (self.name.clone(), self.value.clone())
+    }
 }
 
 /// A request's head.
@@ -146,6 +190,15 @@ impl Fields for FieldList {
         self.0.retain(|(n, _)| !n.as_str().eq_ignore_ascii_case(name));
         self.0.len() != before
     }
+
+    fn set_field(&mut self, field: &Field) {
+        self.remove(field.name());
+        self.0.push(field.parts());
+    }
+
+    fn add_field(&mut self, field: &Field) {
+        self.0.push(field.parts());
+    }
 }
 
 /// A request that stands on its own: what tests send through a filter.
@@ -221,6 +274,12 @@ impl Fields for Request {
     }
     fn remove(&mut self, name: &str) -> bool {
         self.fields.remove(name)
+    }
+    fn set_field(&mut self, field: &Field) {
+        self.fields.set_field(field);
+    }
+    fn add_field(&mut self, field: &Field) {
+        self.fields.add_field(field);
     }
 }
 

@@ -36,7 +36,7 @@ pub use self::cx::{BodyCx, LogCx, RequestCx, RequestView, ResponseCx, Trailers, 
 pub(crate) use self::erased::ErasedFilter;
 pub use self::error::{Error, Party};
 pub use self::exchange::{Client, Exchange, RequestId, Scheme, Target};
-pub use self::head::{FieldList, Fields, InvalidField, Request, RequestHead, ResponseHead, parse_field, parse_target};
+pub use self::head::{Field, FieldList, Fields, InvalidField, Request, RequestHead, ResponseHead, parse_field, parse_target};
 pub use self::hooks::Hooks;
 pub(crate) use self::kept::Kept;
 pub use self::registry::{DuplicateFilter, Registry};

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::filter::{Error, FieldList, Fields, InvalidField, ResponseHead};
+use crate::filter::{Error, Field, FieldList, Fields, InvalidField, ResponseHead};
 
 /// A response's head and body. The body is whole or a stream.
 pub struct Reply {
@@ -104,6 +104,12 @@ impl Fields for ReplyHead {
     }
     fn remove(&mut self, name: &str) -> bool {
         self.fields.remove(name)
+    }
+    fn set_field(&mut self, field: &Field) {
+        self.fields.set_field(field);
+    }
+    fn add_field(&mut self, field: &Field) {
+        self.fields.add_field(field);
     }
 }
 

@@ -1,13 +1,14 @@
 //! `headers`: sets, adds and removes header fields.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::Spanned;
 use crate::filter::{
-    BuildCx, BuildError, Error, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx,
+    BuildCx, BuildError, Error, Field, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx,
 };
 use crate::types::{HeaderName, Phase, Template};
 
@@ -44,8 +45,15 @@ pub struct Headers {
 #[derive(Default)]
 struct Edits {
     remove: Vec<HeaderName>,
-    set: Vec<(HeaderName, Template)>,
-    add: Vec<(HeaderName, Template)>,
+    set: Vec<Edit>,
+    add: Vec<Edit>,
+}
+
+/// A field to be put in place.
+enum Edit {
+    /// The same for every message.
+    Constant(Field),
+    Evaluated(HeaderName, Template),
 }
 
 /// Fields that say where a message ends or who it is for: a message with a wrong one is another message.
@@ -61,14 +69,16 @@ impl Filter for Headers {
         let mut headers = Self { request: Edits::default(), upstream: Edits::default(), response: Edits::default() };
         headers.request.remove = removals(config.request.remove)?;
         headers.response.remove = removals(config.response.remove)?;
-        for (name, value) in fields(config.request.set)? {
-            headers.request_edits(&value)?.set.push((name, value.value));
+        for (name, value) in config.request.set {
+            let edit = Edit::new(name, &value)?;
+            headers.request_edits(&value)?.set.push(edit);
         }
-        for (name, value) in fields(config.request.add)? {
-            headers.request_edits(&value)?.add.push((name, value.value));
+        for (name, value) in config.request.add {
+            let edit = Edit::new(name, &value)?;
+            headers.request_edits(&value)?.add.push(edit);
         }
-        headers.response.set = fields(config.response.set)?.into_iter().map(|(name, value)| (name, value.value)).collect();
-        headers.response.add = fields(config.response.add)?.into_iter().map(|(name, value)| (name, value.value)).collect();
+        headers.response.set = edits(config.response.set)?;
+        headers.response.add = edits(config.response.add)?;
         Ok(headers)
     }
 
@@ -124,6 +134,8 @@ trait Head {
     fn remove(&mut self, name: &str);
     fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField>;
     fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField>;
+    fn set_field(&mut self, field: &Field);
+    fn add_field(&mut self, field: &Field);
     fn text(&self, template: &Template) -> String;
 }
 
@@ -138,6 +150,12 @@ macro_rules! head {
             }
             fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
                 self.add_header(name, value)
+            }
+            fn set_field(&mut self, field: &Field) {
+                self.set_field(field);
+            }
+            fn add_field(&mut self, field: &Field) {
+                self.add_field(field);
             }
             fn text(&self, template: &Template) -> String {
                 self.render(template)
@@ -157,16 +175,16 @@ impl Edits {
         for name in &self.remove {
             head.remove(name.as_str());
         }
-        for (name, value) in &self.set {
-            match value.as_literal() {
-                Some(text) => head.set(name.as_str(), text.as_bytes())?,
-                None => head.set(name.as_str(), head.text(value).as_bytes())?,
+        for edit in &self.set {
+            match edit {
+                Edit::Constant(field) => head.set_field(field),
+                Edit::Evaluated(name, value) => head.set(name.as_str(), head.text(value).as_bytes())?,
             }
         }
-        for (name, value) in &self.add {
-            match value.as_literal() {
-                Some(text) => head.add(name.as_str(), text.as_bytes())?,
-                None => head.add(name.as_str(), head.text(value).as_bytes())?,
+        for edit in &self.add {
+            match edit {
+                Edit::Constant(field) => head.add_field(field),
+                Edit::Evaluated(name, value) => head.add(name.as_str(), head.text(value).as_bytes())?,
             }
         }
         Ok(())
@@ -174,9 +192,27 @@ impl Edits {
 
     fn describe<'a>(&'a self, side: &'a str) -> impl Iterator<Item = String> + 'a {
         let removed = self.remove.iter().map(move |name| format!("removes {name} from the {side}"));
-        let set = self.set.iter().map(move |(name, value)| format!("sets {name}: {value} on the {side}"));
-        let added = self.add.iter().map(move |(name, value)| format!("adds {name}: {value} to the {side}"));
+        let set = self.set.iter().map(move |edit| format!("sets {edit} on the {side}"));
+        let added = self.add.iter().map(move |edit| format!("adds {edit} to the {side}"));
         removed.chain(set).chain(added)
+    }
+}
+
+impl Edit {
+    fn new(name: HeaderName, value: &Spanned<Template>) -> Result<Self, BuildError> {
+        unreserved(&name).map_err(|error| error.at(value.span))?;
+        let Some(text) = value.value.as_literal() else { return Ok(Self::Evaluated(name, value.value.clone())) };
+        let field = Field::new(name.as_str(), text.as_bytes());
+        field.map(Self::Constant).map_err(|_| BuildError::new("a header value can't hold a control character").at(value.span))
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant(field) => write!(f, "{}: {}", field.name(), String::from_utf8_lossy(field.value())),
+            Self::Evaluated(name, value) => write!(f, "{name}: {value}"),
+        }
     }
 }
 
@@ -187,16 +223,8 @@ fn removals(names: Vec<Spanned<HeaderName>>) -> Result<Vec<HeaderName>, BuildErr
     Ok(names.into_iter().map(|name| name.value).collect())
 }
 
-fn fields(fields: BTreeMap<HeaderName, Spanned<Template>>) -> Result<Vec<(HeaderName, Spanned<Template>)>, BuildError> {
-    for (name, value) in &fields {
-        unreserved(name).map_err(|error| error.at(value.span))?;
-        if let Some(text) = value.value.as_literal()
-            && crate::filter::parse_field(name.as_str(), text.as_bytes()).is_err()
-        {
-            return Err(BuildError::new("a header value can't hold a control character").at(value.span));
-        }
-    }
-    Ok(fields.into_iter().collect())
+fn edits(fields: BTreeMap<HeaderName, Spanned<Template>>) -> Result<Vec<Edit>, BuildError> {
+    fields.into_iter().map(|(name, value)| Edit::new(name, &value)).collect()
 }
 
 fn unreserved(name: &HeaderName) -> Result<(), BuildError> {

@@ -9,7 +9,7 @@ use pingora_core::ErrorType;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use crate::filter::{Error, Fields, InvalidField, Party, RequestHead, ResponseHead, parse_field, parse_target};
+use crate::filter::{Error, Field, Fields, InvalidField, Party, RequestHead, ResponseHead, parse_field, parse_target};
 
 /// What Pingora keeps of a body to send it again: no more can be buffered.
 const BUFFER_MAX: usize = 64 * 1024;
@@ -56,6 +56,18 @@ macro_rules! fields_of_header {
             fn remove(&mut self, name: &str) -> bool {
                 let $that = self;
                 $exclusive.remove_header(name).is_some()
+            }
+
+            fn set_field(&mut self, field: &Field) {
+                let $that = self;
+                // A name and a value that have been read: it can't fail.
+                let _ = $exclusive.insert_header(field.text(), field.parts().1);
+            }
+
+            fn add_field(&mut self, field: &Field) {
+                let $that = self;
+                // Nor can this.
+                let _ = $exclusive.append_header(field.text(), field.parts().1);
             }
         }
     };
@@ -143,6 +155,14 @@ impl Fields for TrailerFields<'_> {
     }
     fn remove(&mut self, name: &str) -> bool {
         self.0.remove(name).is_some()
+    }
+    fn set_field(&mut self, field: &Field) {
+        let (name, value) = field.parts();
+        self.0.insert(name, value);
+    }
+    fn add_field(&mut self, field: &Field) {
+        let (name, value) = field.parts();
+        self.0.append(name, value);
     }
 }
 

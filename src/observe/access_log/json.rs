@@ -1,25 +1,26 @@
 //! A line as a JSON object (RFC 8259): what has no value is left out.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use super::digits::{address, decimal, hexadecimal, thousandths};
 use super::stamp::Moment;
 use crate::observe::{Connect, Event};
 
 /// Appends the object.
 pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut String) {
     let mut object = Object { out };
-    // Writing to a String can't fail.
-    let _ = write!(object.out, "{{\"time\":\"{moment}\",\"id\":\"{:032x}\"", event.id);
-    if let Some(ip) = event.client_ip() {
-        let _ = write!(object.out, ",\"client_ip\":\"{ip}\"");
-    }
+    object.out.push_str("{\"time\":\"");
+    moment.rfc3339(object.out);
+    object.out.push_str("\",\"id\":\"");
+    hexadecimal(event.id, object.out);
+    object.out.push('"');
+    object.ip("client_ip", event.client_ip());
     if let Some(port) = event.client_port() {
         object.number("client_port", port.into());
     }
-    if let Some(ip) = event.proxy_ip() {
-        let _ = write!(object.out, ",\"peer_ip\":\"{ip}\"");
-    }
+    object.ip("peer_ip", event.proxy_ip());
     object.text("listener", event.listener);
     object.text("scheme", event.scheme);
     object.known("protocol", event.protocol);
@@ -101,9 +102,18 @@ impl Object<'_> {
         }
     }
 
+    fn ip(&mut self, key: &str, value: Option<IpAddr>) {
+        if let Some(ip) = value {
+            self.key(key);
+            self.out.push('"');
+            address(ip, self.out);
+            self.out.push('"');
+        }
+    }
+
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        let _ = write!(self.out, "{value}");
+        decimal(value, self.out);
     }
 
     fn millis(&mut self, key: &str, value: Option<Duration>) {
@@ -116,14 +126,37 @@ impl Object<'_> {
 
 /// Milliseconds with three decimals.
 pub(super) fn millis(duration: Duration, out: &mut String) {
-    let micros = duration.as_micros();
-    let _ = write!(out, "{}.{:03}", micros / 1000, micros % 1000);
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    decimal(micros / 1000, out);
+    out.push('.');
+    thousandths(micros % 1000, out);
 }
 
 /// A string. Beyond what JSON asks for, it escapes all that a terminal or a reader of lines may take for more than text: DEL,
 /// the C1 controls, and the two line separators of Unicode.
 fn string(text: &str, out: &mut String) {
     out.push('"');
+    // Nearly all text is plain ASCII.
+    if text.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+        out.push_str(text);
+    } else {
+        escaped(text, out);
+    }
+    out.push('"');
+}
+
+/// Bytes that stand for themselves, whatever stands beside them.
+const PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        table[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    table
+};
+
+fn escaped(text: &str, out: &mut String) {
     let mut from = 0;
     for (at, c) in text.char_indices() {
         if !matches!(c, '"' | '\\' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') {
@@ -138,12 +171,12 @@ fn string(text: &str, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             other => {
+                // Writing to a String can't fail.
                 let _ = write!(out, "\\u{:04x}", u32::from(other));
             }
         }
     }
     out.push_str(&text[from..]);
-    out.push('"');
 }
 
 #[cfg(test)]

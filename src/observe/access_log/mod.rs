@@ -4,6 +4,7 @@
 //! log. One thread takes what has gathered there and writes it to the [`sink`]. When that is slower than requests come, lines are
 //! dropped and counted; the count is reported, and nothing else suffers.
 
+mod digits;
 mod json;
 mod queue;
 mod sink;

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
+use super::digits::thousandths;
+
 /// The last second that was written, in words.
 pub(super) struct Stamp {
     second: Option<u64>,
@@ -46,6 +48,14 @@ impl Moment<'_> {
     pub(super) fn common(&self) -> &str {
         &self.stamp.common
     }
+
+    /// As it is displayed.
+    pub(super) fn rfc3339(&self, out: &mut String) {
+        out.push_str(&self.stamp.rfc3339);
+        out.push('.');
+        thousandths(self.millis.into(), out);
+        out.push('Z');
+    }
 }
 
 /// `2026-01-02T03:04:05.678Z` (RFC 3339).
@@ -66,7 +76,10 @@ mod tests {
         let mut stamp = Stamp::new();
         let mut shown = |millis: u64| {
             let moment = stamp.at(UNIX_EPOCH + Duration::from_millis(millis));
-            (moment.to_string(), moment.common().to_owned())
+            let mut written = String::new();
+            moment.rfc3339(&mut written);
+            assert_eq!(written, moment.to_string());
+            (written, moment.common().to_owned())
         };
         assert_eq!(shown(0), ("1970-01-01T00:00:00.000Z".to_owned(), "01/Jan/1970:00:00:00 +0000".to_owned()));
         let leap = ("2024-02-29T23:59:59.007Z".to_owned(), "29/Feb/2024:23:59:59 +0000".to_owned());

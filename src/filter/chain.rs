@@ -28,6 +28,7 @@ pub(crate) struct Slot {
 /// Which hooks any filter of a chain has.
 #[derive(Default, Clone, Copy)]
 struct AnyHooks {
+    request: bool,
     request_body: bool,
     upstream_request: bool,
     response: bool,
@@ -59,6 +60,7 @@ impl Chain {
     pub(crate) fn new(slots: Vec<Slot>) -> Self {
         let any = |hook| slots.iter().any(|slot: &Slot| slot.has(hook));
         let any = AnyHooks {
+            request: any(Hooks::REQUEST),
             request_body: any(Hooks::REQUEST_BODY),
             upstream_request: any(Hooks::UPSTREAM_REQUEST),
             response: any(Hooks::RESPONSE),
@@ -66,6 +68,11 @@ impl Chain {
             response_trailers: any(Hooks::RESPONSE_TRAILERS),
         };
         Self { slots: slots.into_boxed_slice(), any }
+    }
+
+    /// Whether a filter looks at the request before it is copied for an endpoint.
+    pub(crate) fn sees_request(&self) -> bool {
+        self.any.request
     }
 
     /// Walks the request through the filters. `Some`: one of them answered.
@@ -107,6 +114,11 @@ impl Chain {
             slot.filter.request_body(&mut BodyCx::new(chunk, end, exchange), state).await?;
         }
         Ok(())
+    }
+
+    /// Whether [`Chain::upstream_request`] would do anything.
+    pub(crate) fn sees_upstream_request(&self) -> bool {
+        self.any.upstream_request
     }
 
     /// The head of one attempt, in the order of the file.
@@ -152,6 +164,11 @@ impl Chain {
             }
         }
         Ok(replaced)
+    }
+
+    /// Whether [`Chain::response`] would do anything.
+    pub(crate) fn sees_response(&self) -> bool {
+        self.any.response
     }
 
     /// Whether [`Chain::response_body`] would do anything.

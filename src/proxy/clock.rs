@@ -96,9 +96,10 @@ impl Clock {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The whole exchange ends within this time from now.
-    pub(crate) fn limit_exchange(&self, limit: Duration) {
-        self.exchange.store(self.after(millis(limit)), Ordering::Relaxed);
+    /// The whole exchange ends within this time from `now`. Here and below the time is the caller's to read, who mostly has it
+    /// already: it costs more than all else that is done with it.
+    pub(crate) fn limit_exchange(&self, limit: Duration, now: Instant) {
+        self.exchange.store(self.after(millis(limit), now), Ordering::Relaxed);
         self.tell();
     }
 
@@ -107,19 +108,19 @@ impl Clock {
         self.exchange.store(NEVER, Ordering::Relaxed);
     }
 
-    /// The endpoint's head is due within this time from now.
-    pub(crate) fn await_response(&self, limit: Option<Duration>) {
-        self.begin_step(Expired::Response, limit);
+    /// The endpoint's head is due within this time from `now`.
+    pub(crate) fn await_response(&self, limit: Option<Duration>, now: Instant) {
+        self.begin_step(Expired::Response, limit, now);
     }
 
-    /// The next piece of the endpoint's body is due within this time from now.
-    pub(crate) fn await_body(&self, limit: Option<Duration>) {
-        self.begin_step(Expired::Read, limit);
+    /// The next piece of the endpoint's body is due within this time from `now`.
+    pub(crate) fn await_body(&self, limit: Option<Duration>, now: Instant) {
+        self.begin_step(Expired::Read, limit, now);
     }
 
-    /// Something is due in the tunnel within this time from now.
-    pub(crate) fn await_tunnel(&self, limit: Option<Duration>) {
-        self.begin_step(Expired::Tunnel, limit);
+    /// Something is due in the tunnel within this time from `now`.
+    pub(crate) fn await_tunnel(&self, limit: Option<Duration>, now: Instant) {
+        self.begin_step(Expired::Tunnel, limit, now);
     }
 
     /// The client took nothing for too long.
@@ -139,7 +140,7 @@ impl Clock {
             self.client_stalls.store(stalls, Ordering::Relaxed);
             let length = self.step_length.load(Ordering::Relaxed);
             if !stalls && length != NEVER {
-                self.step.store(self.after(length), Ordering::Relaxed);
+                self.step.store(self.after(length, Instant::now()), Ordering::Relaxed);
             }
         }
     }
@@ -202,12 +203,12 @@ impl Clock {
         }
     }
 
-    fn begin_step(&self, kind: Expired, limit: Option<Duration>) {
+    fn begin_step(&self, kind: Expired, limit: Option<Duration>, now: Instant) {
         let Some(limit) = limit else { return self.clear_step() };
         let length = millis(limit);
         self.step_kind.store(kind.code(), Ordering::Relaxed);
         self.step_length.store(length, Ordering::Relaxed);
-        self.step.store(self.after(length), Ordering::Relaxed);
+        self.step.store(self.after(length, now), Ordering::Relaxed);
         self.tell();
     }
 
@@ -217,8 +218,8 @@ impl Clock {
         }
     }
 
-    fn after(&self, length: u64) -> u64 {
-        millis(self.base.elapsed()).saturating_add(length)
+    fn after(&self, length: u64, now: Instant) -> u64 {
+        millis(now.duration_since(self.base)).saturating_add(length)
     }
 }
 
@@ -234,8 +235,8 @@ mod tests {
     fn the_earlier_deadline_counts_and_stays_passed() {
         let clock = Clock::new();
         assert_eq!(clock.look(), Ok(None));
-        clock.limit_exchange(Duration::from_secs(60));
-        clock.await_response(Some(Duration::ZERO));
+        clock.limit_exchange(Duration::from_secs(60), Instant::now());
+        clock.await_response(Some(Duration::ZERO), Instant::now());
         assert_eq!(clock.look(), Err(Expired::Response));
         clock.clear_step();
         assert_eq!(clock.look(), Err(Expired::Response));
@@ -246,10 +247,10 @@ mod tests {
     #[test]
     fn a_client_that_takes_nothing_stops_the_step_but_not_the_exchange() {
         let clock = Clock::new();
-        clock.await_body(Some(Duration::ZERO));
+        clock.await_body(Some(Duration::ZERO), Instant::now());
         clock.client_stalls(true);
         assert_eq!(clock.look(), Ok(None));
-        clock.limit_exchange(Duration::ZERO);
+        clock.limit_exchange(Duration::ZERO, Instant::now());
         assert_eq!(clock.look(), Err(Expired::Exchange));
     }
 
@@ -261,7 +262,7 @@ mod tests {
             async move { clock.expiry().await }
         });
         tokio::task::yield_now().await;
-        clock.await_response(Some(Duration::from_millis(1)));
+        clock.await_response(Some(Duration::from_millis(1)), Instant::now());
         assert_eq!(waiting.await.unwrap(), Expired::Response);
     }
 }

@@ -9,6 +9,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
+use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
 
 tokio::task_local! {
@@ -39,6 +40,8 @@ pub(crate) struct Ctx {
     pub(super) exchange: Exchange,
     pub(super) route: Option<Matched>,
     pub(super) run: Run,
+    /// What the copies for endpoints still need; `None`: it stands in the request already.
+    pub(super) who_asks: Option<WhoAsks>,
     /// Addresses that failed this request.
     pub(super) tried: Vec<SocketAddr>,
     /// An answer that a response filter put in the place of an endpoint's.
@@ -62,7 +65,7 @@ pub(crate) struct Ctx {
     /// Bytes of the response's body.
     pub(super) sent: u64,
     pub(super) timing: Timing,
-    /// When the current try began; once it is connected, when that was.
+    /// When the request was routed, then when the current try began, and once a connection was opened for it, when that was.
     pub(super) step: Option<Instant>,
     /// What made an answer that no endpoint gave and that is no failure.
     pub(super) own_answer: Option<&'static str>,
@@ -93,6 +96,7 @@ impl Ctx {
             connection,
             route: None,
             run: Run::default(),
+            who_asks: None,
             tried: Vec::new(),
             replacement: None,
             stick: None,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
+use http::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 use pingora_core::ErrorType;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -27,9 +28,12 @@ pub(super) struct UpstreamResponse<'a>(pub(super) &'a mut ResponseHeader);
 pub(super) struct TrailerFields<'a>(pub(super) &'a mut http::HeaderMap);
 
 macro_rules! fields_of_header {
-    ($view:ident, |$this:ident| $shared:expr, |$that:ident| $exclusive:expr) => {
+    ($view:ident, |$this:ident| $shared:expr, |$that:ident| $exclusive:expr, hides $hidden:expr) => {
         impl Fields for $view<'_> {
             fn get(&self, name: &str) -> Option<&[u8]> {
+                if $hidden.is_some_and(|hidden: &str| hidden.eq_ignore_ascii_case(name)) {
+                    return None;
+                }
                 let $this = self;
                 $shared.headers.get(name).map(http::HeaderValue::as_bytes)
             }
@@ -37,7 +41,9 @@ macro_rules! fields_of_header {
             fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
                 let $this = self;
                 for (name, value) in &$shared.headers {
-                    visit(name.as_str(), value.as_bytes());
+                    if $hidden.is_none_or(|hidden| name != hidden) {
+                        visit(name.as_str(), value.as_bytes());
+                    }
                 }
             }
 
@@ -73,9 +79,10 @@ macro_rules! fields_of_header {
     };
 }
 
-fields_of_header!(ClientRequest, |this| this.0.req_header(), |this| this.0.req_header_mut());
-fields_of_header!(UpstreamRequest, |this| this.0, |this| this.0);
-fields_of_header!(UpstreamResponse, |this| this.0, |this| this.0);
+fields_of_header!(ClientRequest, |this| this.0.req_header(), |this| this.0.req_header_mut(), hides None::<&str>);
+fields_of_header!(UpstreamRequest, |this| this.0, |this| this.0, hides None::<&str>);
+// It may still be the endpoint's, and Pingora is going to put ours in its place.
+fields_of_header!(UpstreamResponse, |this| this.0, |this| this.0, hides Some("connection"));
 
 impl RequestHead for ClientRequest<'_> {
     fn method(&self) -> &str {
@@ -163,6 +170,23 @@ impl Fields for TrailerFields<'_> {
     fn add_field(&mut self, field: &Field) {
         let (name, value) = field.parts();
         self.0.append(name, value);
+    }
+}
+
+/// Whether a field is a matter of one connection, or may be taken for one: what Pingora takes off before a request is sent on.
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    // By their lengths: most names are none of these, and are known as such by that alone.
+    let name = name.as_str();
+    match name.len() {
+        2 => name == "te",
+        7 => matches!(name, "trailer" | "upgrade"),
+        10 => matches!(name, "connection" | "keep-alive"),
+        14 => name == "http2-settings",
+        16 => name == "proxy-connection",
+        17 => name == "transfer-encoding",
+        18 => name == "proxy-authenticate",
+        19 => name == "proxy-authorization",
+        _ => false,
     }
 }
 
@@ -257,6 +281,26 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_a_connection_are_known_by_name() {
+        let hop = [
+            "connection",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        assert!(hop.iter().all(|name| is_hop_by_hop(&HeaderName::from_static(name))));
+        for name in ["accept", "host", "trailers", "x-upgrade", "ab", "content-md5", "authorization", "content-location"] {
+            assert!(!is_hop_by_hop(&HeaderName::from_static(name)), "{name}");
+        }
+    }
+
+    #[test]
     fn views_change_the_head_beneath() {
         let mut head = RequestHeader::build("GET", b"/a?b", None).unwrap();
         let mut view = UpstreamRequest(&mut head);
@@ -266,6 +310,10 @@ mod tests {
         view.set("x-a", b"3").unwrap();
         assert!(view.remove("x-a") && !view.remove("x-a"));
         let mut response = ResponseHeader::build(200, None).unwrap();
+        response.insert_header("connection", "keep-alive").unwrap();
+        let view = UpstreamResponse(&mut response);
+        view.each(&mut |name, _| panic!("{name}"));
+        assert_eq!(view.get("Connection"), None);
         assert_eq!(UpstreamResponse(&mut response).set_status(99), Err(InvalidField::Status(99)));
         UpstreamResponse(&mut response).set_status(404).unwrap();
         assert_eq!(response.status, 404);

@@ -16,9 +16,10 @@ mod response;
 mod split;
 mod upstream;
 mod via;
+mod who;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -129,7 +130,7 @@ impl ProxyHttp for Proxy {
         if end {
             ctx.connection.clock.clear_step();
         } else {
-            response::body_arrived(ctx);
+            response::body_arrived(ctx, Instant::now());
         }
         Ok(None)
     }

@@ -1,18 +1,19 @@
 //! From a request's head to a decision: admitted and routed, answered by a filter or by the route itself, or refused.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Instant;
 
-use http::header::{CONNECTION, FORWARDED, HOST, InvalidHeaderValue, REFERER, UPGRADE, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method};
+use http::header::{CONNECTION, FORWARDED, REFERER, UPGRADE, USER_AGENT, VIA};
+use http::{HeaderName, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use crate::config::ForwardedHeader;
-use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
+use crate::filter::{Error, Party, Reply, Target, parse_target};
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::split::choose;
+use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::router::Question;
 use crate::runtime::{Action, Redirect, Respond, Snapshot};
@@ -25,7 +26,9 @@ impl Proxy {
             session.set_keepalive(None);
         }
         let decision = self.decide(session, ctx).await;
-        ctx.timing.routed = Some(ctx.exchange.started.elapsed());
+        let now = Instant::now();
+        ctx.timing.routed = Some(now.duration_since(ctx.exchange.started));
+        ctx.step = Some(now);
         match decision {
             Ok(None) => Ok(false),
             Ok(Some(reply)) => self.answer(session, ctx, reply).await.map(|()| true),
@@ -34,10 +37,10 @@ impl Proxy {
     }
 
     async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> std::result::Result<Option<Reply>, Error> {
-        note_client(session, ctx);
+        let seen = look_over(session, ctx);
         let snapshot = self.store.load();
         let believed = believed(session, ctx, &snapshot);
-        match self.admit(session) {
+        match self.admit(session, &seen) {
             Ok(target) => ctx.exchange.target = target,
             Err(error) => {
                 ctx.exchange.target = as_sent(session);
@@ -51,9 +54,17 @@ impl Proxy {
         let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
         ctx.exchange.route = Some(route.name.clone());
         if let Some(limit) = route.timeout {
-            ctx.connection.clock.limit_exchange(limit);
+            ctx.connection.clock.limit_exchange(limit, ctx.exchange.started);
         }
-        say_who_asks(session, ctx, believed.as_ref())?;
+        let head = session.req_header_mut();
+        strip_claims(head, &seen);
+        let who = WhoAsks::new(head, ctx.connection.client.ip(), ctx.exchange.scheme, believed.as_ref())?;
+        if route.chain.sees_request() {
+            who.put_in(head)?;
+        } else {
+            // Nobody looks at them here: what is put into the copy for the endpoint need not be copied.
+            ctx.who_asks = Some(who);
+        }
         ctx.route = Some(route.clone());
         let reply = route.chain.request(&mut ctx.run, &mut ClientRequest(session), &mut ctx.exchange).await?;
         if reply.is_some() || ctx.exchange.upstream.is_some() {
@@ -85,10 +96,10 @@ impl Proxy {
     }
 
     /// Reads a request as routing and the upstream will: in normal form. What has none is refused.
-    fn admit(&self, session: &mut Session) -> std::result::Result<Target, Error> {
+    fn admit(&self, session: &mut Session, seen: &Seen) -> std::result::Result<Target, Error> {
         let bad = |reason| Error::new(400, Party::Client, reason);
         let head = session.req_header();
-        if self.via.is_in(&head.headers) {
+        if seen.via && self.via.is_in(&head.headers) {
             return Err(Error::new(508, Party::Operator, "loop")
                 .with_message("the request has been through this proxy already: an upstream leads back to it"));
         }
@@ -134,13 +145,33 @@ fn as_sent(session: &Session) -> Target {
     Target::new(head.method.clone(), &authority(head), path, query)
 }
 
-/// Keeps what the record of the request shows of its head, before filters change it.
-fn note_client(session: &Session, ctx: &mut Ctx) {
+/// Which fields that Ravelin must see to are in a request.
+#[derive(Default)]
+struct Seen {
+    via: bool,
+    connection: bool,
+    forged: bool,
+}
+
+/// Keeps what the record of the request shows of its head, before filters change it. One walk over the few fields that there are is
+/// cheaper than asking for each that may be there.
+fn look_over(session: &Session, ctx: &mut Ctx) -> Seen {
     let head = session.req_header();
     ctx.version = head.version;
-    // Shared with the head's memory, not copied.
-    ctx.user_agent = head.headers.get(USER_AGENT).cloned();
-    ctx.referer = head.headers.get(REFERER).cloned();
+    let mut seen = Seen::default();
+    for (name, value) in &head.headers {
+        if *name == USER_AGENT {
+            // Shared with the head's memory, not copied.
+            ctx.user_agent.get_or_insert_with(|| value.clone());
+        } else if *name == REFERER {
+            ctx.referer.get_or_insert_with(|| value.clone());
+        } else {
+            seen.via |= *name == VIA;
+            seen.connection |= *name == CONNECTION;
+            seen.forged |= is_forged(name);
+        }
+    }
+    seen
 }
 
 /// Takes a trusted proxy's word on who the client is.
@@ -154,83 +185,34 @@ fn believed(session: &Session, ctx: &mut Ctx, snapshot: &Snapshot) -> Option<Bel
     Some(believed)
 }
 
-/// Puts Ravelin's own word on the client in the place of what the client says of itself. What is believed is passed on.
-fn say_who_asks(session: &mut Session, ctx: &Ctx, believed: Option<&Believed>) -> std::result::Result<(), InvalidField> {
-    let head = session.req_header_mut();
-    strip_nominated(head);
-    let lookalikes: Vec<HeaderName> = head.headers.keys().filter(|name| looks_like_ours(name.as_str())).cloned().collect();
-    for name in lookalikes {
-        head.remove_header(&name);
+/// Takes away what a client must not say: fields of its own connection, and those that are forged.
+fn strip_claims(head: &mut RequestHeader, seen: &Seen) {
+    if seen.connection {
+        strip_nominated(head);
     }
-    let invalid = |name: &str| InvalidField::Value(name.to_owned());
-    let host = match head.uri.authority() {
-        Some(authority) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("x-forwarded-host"))?),
-        None => head.headers.get(HOST).cloned(),
-    };
-    head.remove_header(&FORWARDED);
-    let peer = ctx.connection.client.ip();
-    let chain = believed.filter(|believed| !believed.hops.is_empty());
-    let addresses = match (chain, peer) {
-        (Some(chain), _) => Some(HeaderValue::try_from(chain.x_forwarded_for(peer))),
-        (None, peer) => peer.map(address_value),
-    };
-    match addresses {
-        Some(value) => {
-            let value = value.map_err(|_| invalid("x-forwarded-for"))?;
-            head.insert_header("x-forwarded-for", value).map_err(|_| invalid("x-forwarded-for"))?;
-        }
-        None => drop(head.remove_header("x-forwarded-for")),
-    }
-    if let Some(believed) = believed.filter(|believed| believed.header == ForwardedHeader::Forwarded) {
-        let value = believed.forwarded(peer);
-        if !value.is_empty() {
-            head.insert_header(FORWARDED, value).map_err(|_| invalid("forwarded"))?;
+    if seen.forged {
+        let forged: Vec<HeaderName> = head.headers.keys().filter(|name| is_forged(name)).cloned().collect();
+        for name in forged {
+            head.remove_header(&name);
         }
     }
-    let scheme = HeaderValue::from_static(ctx.exchange.scheme.as_str());
-    head.insert_header("x-forwarded-proto", scheme).map_err(|_| invalid("x-forwarded-proto"))?;
-    match host.filter(|host| !host.is_empty()) {
-        Some(host) => head.insert_header("x-forwarded-host", host).map_err(|_| invalid("x-forwarded-host"))?,
-        None => drop(head.remove_header("x-forwarded-host")),
-    }
-    Ok(())
 }
 
-/// Whether a field is one of ours but for its `_`: many a service reads them as `-`.
-fn looks_like_ours(name: &str) -> bool {
+/// Whether a service may take a field for our word on who asks, though we don't put it in place: `Forwarded`, and what is one of
+/// ours but for its `_`, which many read as `-`.
+fn is_forged(name: &HeaderName) -> bool {
     const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+    let text = name.as_str();
     let alike = |ours: &str| {
-        name.len() == ours.len() && name.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
+        text.len() == ours.len() && text.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
     };
-    name.contains('_') && OURS.into_iter().any(alike)
-}
-
-/// An address as a field's value. Written by hand for IPv4, where the formatting machinery costs more than all of the field.
-fn address_value(ip: IpAddr) -> std::result::Result<HeaderValue, InvalidHeaderValue> {
-    let IpAddr::V4(ip) = ip else { return HeaderValue::try_from(ip.to_string()) };
-    let mut text = Vec::with_capacity("255.255.255.255".len());
-    for (place, octet) in ip.octets().into_iter().enumerate() {
-        if place > 0 {
-            text.push(b'.');
-        }
-        if octet >= 100 {
-            text.push(b'0' + octet / 100);
-        }
-        if octet >= 10 {
-            text.push(b'0' + octet / 10 % 10);
-        }
-        text.push(b'0' + octet % 10);
-    }
-    HeaderValue::try_from(text)
+    *name == FORWARDED || (OURS.into_iter().any(alike) && text.contains('_'))
 }
 
 /// Takes away what `Connection` nominates (RFC 9110 §7.6.1), before Ravelin and its filters set fields of their own: a client
 /// could have those taken away otherwise. What frames the message or names its host is never a matter of one connection.
 fn strip_nominated(head: &mut RequestHeader) {
     const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
-    if !head.headers.contains_key(CONNECTION) {
-        return;
-    }
     let taken = |option: &&str| !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(option));
     let nominated: Vec<String> = connection_options(&head.headers).filter(taken).map(str::to_owned).collect();
     let upgrades = head.headers.contains_key(UPGRADE)
@@ -273,16 +255,6 @@ fn render(template: &Template, ctx: &Ctx) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_written_as_everywhere_else() {
-        for octet in 0..=255 {
-            let ip = IpAddr::from([octet, 255 - octet, 0, octet / 7]);
-            assert_eq!(address_value(ip).unwrap(), ip.to_string());
-        }
-        let ip: IpAddr = "2001:db8::1".parse().unwrap();
-        assert_eq!(address_value(ip).unwrap(), "2001:db8::1");
-    }
 
     #[test]
     fn only_a_target_in_normal_form_passes_as_it_was_sent() {

@@ -1,7 +1,9 @@
 //! From an endpoint's response to the client's: hop-by-hop fields off, filters walked back, deadlines moved on.
 
+use std::time::Instant;
+
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
@@ -12,8 +14,9 @@ use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result};
 
-/// Fields between two hops (RFC 9110 §7.6.1), apart from `Transfer-Encoding`, by which Pingora frames the body anew.
-const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+/// Fields between two hops (RFC 9110 §7.6.1), apart from `Connection`, which is seen to by itself, and `Transfer-Encoding`, by which
+/// Pingora frames the body anew.
+const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
 
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
@@ -24,13 +27,14 @@ impl Proxy {
             }
             open_tunnel(session, ctx);
         } else {
-            strip_hop_by_hop(head);
+            strip_hop_by_hop(head, !head.status.is_informational() && !session.as_downstream().is_http2());
             if head.status.is_informational() {
                 return Ok(());
             }
             ctx.responding = true;
-            ctx.timing.response = ctx.step.map(|connected| connected.elapsed());
-            body_arrived(ctx);
+            let now = Instant::now();
+            ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
+            body_arrived(ctx, now);
         }
         let via = self.via.extended(&head.headers, head.version);
         head.insert_header("via", via)?;
@@ -53,20 +57,20 @@ impl Proxy {
         if let Some(cookie) = &ctx.stick {
             head.append_header(SET_COOKIE, cookie.clone())?;
         }
-        frame(session, head)
+        frame(session, head, ctx.route.as_ref().is_some_and(|route| route.chain.sees_response()))
     }
 }
 
 /// A piece of the body came: the next one is due from now.
-pub(super) fn body_arrived(ctx: &Ctx) {
+pub(super) fn body_arrived(ctx: &Ctx, now: Instant) {
     if ctx.tunnel {
-        return ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+        return ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, now);
     }
     if !ctx.responding {
         return;
     }
     if let Some(upstream) = &ctx.exchange.upstream {
-        ctx.connection.clock.await_body(upstream.deadlines().read);
+        ctx.connection.clock.await_body(upstream.deadlines().read, now);
     }
 }
 
@@ -98,36 +102,48 @@ pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<
 fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
     ctx.tunnel = true;
     ctx.connection.clock.unlimit_exchange();
-    ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+    ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     // Pingora's read timeout for requests would end a quiet tunnel after a minute: the clock keeps its time, both ways.
     session.as_downstream_mut().set_read_timeout(None);
 }
 
-fn strip_hop_by_hop(head: &mut ResponseHeader) {
+/// `replaced`: Pingora puts a `Connection` of ours in the place of the endpoint's, which is cheaper than to take that away first.
+fn strip_hop_by_hop(head: &mut ResponseHeader, replaced: bool) {
     // One walk over the few fields that there are is cheaper than asking for each that must not be there.
-    let mut present = [false; HOP_BY_HOP.len()];
+    let (mut connection, mut others) = (false, false);
     for name in head.headers.keys() {
-        if let Some(place) = HOP_BY_HOP.iter().position(|hop| *hop == name.as_str()) {
-            present[place] = true;
+        if *name == CONNECTION {
+            connection = true;
+        } else {
+            others |= HOP_BY_HOP.contains(&name.as_str());
         }
     }
-    let framing = [CONTENT_LENGTH.as_str(), TRANSFER_ENCODING.as_str()];
-    let others = |option: &&str| !HOP_BY_HOP.iter().chain(&framing).any(|name| name.eq_ignore_ascii_case(option));
-    if present[0] {
-        let nominated: Vec<String> = connection_options(&head.headers).filter(others).map(str::to_owned).collect();
-        for name in nominated {
-            head.remove_header(name.as_str());
+    if connection {
+        strip_nominated(head);
+        if !replaced {
+            head.remove_header(&CONNECTION);
         }
     }
-    for (name, present) in HOP_BY_HOP.iter().zip(present) {
-        if present {
-            head.remove_header(*name);
+    if others {
+        for name in HOP_BY_HOP {
+            head.remove_header(name);
         }
     }
 }
 
-/// Says how the body ends in a way that this client understands, after filters had their say.
-fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
+/// Takes away what `Connection` nominates. The framing is never a matter of one connection.
+fn strip_nominated(head: &mut ResponseHeader) {
+    const KEPT: [&str; 8] =
+        ["content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+    let kept = |option: &str| KEPT.iter().any(|name| name.eq_ignore_ascii_case(option));
+    let nominated = connection_options(&head.headers).filter(|option| !kept(option));
+    for name in nominated.map(str::to_owned).collect::<Vec<_>>() {
+        head.remove_header(name.as_str());
+    }
+}
+
+/// Says how the body ends in a way that this client understands, after filters had their say, if there were any.
+fn frame(session: &mut Session, head: &mut ResponseHeader, filtered: bool) -> Result<()> {
     if session.is_process_shutting_down() {
         session.set_keepalive(None);
     }
@@ -154,7 +170,7 @@ fn frame(session: &mut Session, head: &mut ResponseHeader) -> Result<()> {
         }
         _ => {}
     }
-    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+    if filtered && head.status != StatusCode::SWITCHING_PROTOCOLS {
         head.remove_header(&UPGRADE);
     }
     Ok(())

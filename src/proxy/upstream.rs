@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, InvalidField, Party, RequestHead};
 use crate::observe::{Connect, Timing};
-use crate::proxy::head::UpstreamRequest;
+use crate::proxy::head::{UpstreamRequest, is_hop_by_hop};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::{Ctx, Proxy, Result};
 
@@ -25,29 +25,34 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
         return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
     };
     let mut peer = Box::new(endpoint.peer().clone());
-    if session.as_downstream().is_http2()
-        && let Some(left) = ctx.connection.clock.left()
-    {
-        // A stream that is dropped is reset; a timeout of Pingora's is answered with a 504.
-        peer.options.read_timeout = Some(peer.options.read_timeout.map_or(left, |timeout| timeout.min(left)));
+    if session.as_downstream().is_http2() {
+        // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. A stream can't be told
+        // by a read that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
+        peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
     }
-    if session.as_downstream().is_upgrade_req() {
-        // It would end a quiet tunnel too. Until the tunnel is there, the clock keeps the time for the response.
-        peer.options.read_timeout = None;
+    if !session.req_header().headers.keys().any(is_hop_by_hop) {
+        // Pingora looks for each of these fields, in two maps. One walk has found that there is none.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     }
     endpoint.meter().selected();
     ctx.exchange.tries += 1;
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
-    ctx.step = Some(Instant::now());
+    // The first try begins where routing ended, and that time has just been read.
+    ctx.step = ctx.step.take_if(|_| ctx.exchange.tries == 1).or_else(|| Some(Instant::now()));
     Ok(peer)
 }
 
 /// There is a connection for this try.
 pub(super) fn connected(reused: bool, ctx: &mut Ctx) {
+    if reused {
+        // It took no time to speak of, and none is shown: the clock need not be read.
+        ctx.timing.connect = Some(Connect::Reused);
+        return;
+    }
     let now = Instant::now();
     let took = ctx.step.replace(now).map_or(Duration::ZERO, |began| now.duration_since(began));
-    ctx.timing.connect = Some(if reused { Connect::Reused } else { Connect::Opened(took) });
+    ctx.timing.connect = Some(Connect::Opened(took));
 }
 
 /// A connection could not be opened: nothing was sent, so another endpoint may be asked whatever the method.
@@ -112,6 +117,9 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
 
 async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
     let via = proxy.via.extended(&head.headers, session.req_header().version);
+    if let Some(who) = &ctx.who_asks {
+        who.put_in(head)?;
+    }
     head.insert_header("via", via).map_err(|_| InvalidField::Value("via".to_owned()))?;
     let mut view = UpstreamRequest(head);
     if let (Some(upstream), Some(endpoint)) = (&ctx.exchange.upstream, &ctx.exchange.endpoint)
@@ -128,10 +136,10 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
 /// A piece of the request's body goes out.
 pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
     if ctx.tunnel {
-        ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle);
+        ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     } else if end {
         // Until here it was the client's turn: the endpoint can't answer before it has the whole request.
-        await_response(ctx);
+        await_response(ctx, body.as_ref().is_some_and(|body| !body.is_empty()));
     }
     ctx.received += body.as_ref().map_or(0, Bytes::len) as u64;
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
@@ -141,11 +149,15 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
     Ok(())
 }
 
-fn await_response(ctx: &Ctx) {
+/// A request without a body ends where it is sent: that is the time of the step, unless filters took theirs since.
+fn await_response(ctx: &Ctx, body: bool) {
     if let Some(upstream) = &ctx.exchange.upstream
         && !ctx.responding
     {
-        ctx.connection.clock.await_response(upstream.deadlines().response);
+        let filtered = ctx.route.as_ref().is_some_and(|route| route.chain.sees_upstream_request());
+        let at_once = !body && ctx.received == 0 && !filtered;
+        let ended = ctx.step.filter(|_| at_once).unwrap_or_else(Instant::now);
+        ctx.connection.clock.await_response(upstream.deadlines().response, ended);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration as Time;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -16,6 +17,7 @@ pub struct Endpoint {
     text: Box<str>,
     host: Box<str>,
     peer: HttpPeer,
+    read_timeout: Option<Time>,
     meter: Arc<EndpointMeter>,
 }
 
@@ -45,15 +47,14 @@ impl Endpoint {
         peer.group_key = group_key(upstream);
         peer.options.connection_timeout = limit(&timeouts.connect);
         peer.options.total_connection_timeout = limit(&timeouts.connect);
-        // Pingora knows one read timeout for head and body; the tighter of the two is kept by the connection's clock.
-        peer.options.read_timeout = match (limit(&timeouts.response), limit(&timeouts.read)) {
+        let read_timeout = match (limit(&timeouts.response), limit(&timeouts.read)) {
             (Some(response), Some(read)) => Some(response.max(read)),
             _ => None,
         };
         peer.options.write_timeout = limit(&timeouts.write);
         peer.options.idle_timeout = limit(&timeouts.idle);
         let text = address.to_string();
-        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer }
+        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer, read_timeout }
     }
 
     /// Where it is.
@@ -79,9 +80,15 @@ impl Endpoint {
         &self.meter
     }
 
-    /// What Pingora connects to.
+    /// What Pingora connects to. It waits for a response without a limit of its own.
     pub(crate) fn peer(&self) -> &HttpPeer {
         &self.peer
+    }
+
+    /// A limit for Pingora's reads, where no client's connection keeps the time: Pingora knows one for head and body alike, so it is
+    /// the looser of the two.
+    pub(crate) fn read_timeout(&self) -> Option<Time> {
+        self.read_timeout
     }
 }
 

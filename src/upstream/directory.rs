@@ -155,7 +155,7 @@ impl Named {
     }
 }
 
-/// Lets Pingora's `Backends` and the request path share one directory.
+/// Lets Pingora's `Backends` and the table of endpoints share one directory.
 pub(super) struct SharedDirectory(pub(super) Arc<Directory>);
 
 #[async_trait]

@@ -55,3 +55,42 @@ impl Table {
         &self.places
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Timeouts;
+    use crate::observe::metrics;
+
+    fn place(number: usize, (weight, healthy): (u32, bool)) -> Place {
+        let address = SocketAddr::Inet(([127, 0, 0, 1], u16::try_from(number).unwrap() + 1).into());
+        let endpoint = Endpoint::new("u", address, "u", &Timeouts::default(), &metrics().upstream("u"));
+        Place { endpoint: Arc::new(endpoint), weight, healthy }
+    }
+
+    proptest! {
+        #[test]
+        fn who_is_ill_is_never_picked_and_who_failed_only_where_there_is_no_other(
+            places in prop::collection::vec((1_u32..4, any::<bool>()), 0..6),
+            failed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            turn in any::<usize>(), chance in any::<u64>(), random in any::<bool>(),
+        ) {
+            let places: Vec<Place> = places.into_iter().enumerate().map(|(number, place_of)| place(number, place_of)).collect();
+            let tried: Vec<SocketAddr> = failed.iter().filter(|_| !places.is_empty())
+                .map(|index| index.get(&places).endpoint.address().clone()).collect();
+            let healthy: Vec<SocketAddr> =
+                places.iter().filter(|place| place.healthy).map(|place| place.endpoint.address().clone()).collect();
+            let fresh = healthy.iter().any(|address| !tried.contains(address));
+            let table = Table::new(if random { Balance::Random } else { Balance::RoundRobin }, places);
+            let picked = table.pick(&tried, || turn, || chance).map(|endpoint| endpoint.address().clone());
+            prop_assert_eq!(picked.is_some(), !healthy.is_empty());
+            prop_assert_eq!(table.has_other(&tried), fresh);
+            if let Some(picked) = picked {
+                prop_assert!(healthy.contains(&picked));
+                prop_assert!(!fresh || !tried.contains(&picked));
+            }
+        }
+    }
+}

@@ -14,11 +14,15 @@ use crate::runtime::Matched;
 
 tokio::task_local! {
     /// The connection whose request the current task serves: Pingora has no other way to tell a new context, on every protocol.
-    pub(crate) static CONNECTION: Connection;
+    static CONNECTION: Arc<Connection>;
+}
+
+/// Serves one request of a connection.
+pub(crate) async fn serve<F: Future>(connection: Connection, request: F) -> F::Output {
+    CONNECTION.scope(Arc::new(connection), request).await
 }
 
 /// What a connection tells the proxy of itself, with each of its requests.
-#[derive(Clone)]
 pub(crate) struct Connection {
     /// The listener's name.
     pub(crate) listener: Arc<str>,
@@ -36,7 +40,7 @@ pub(crate) struct Connection {
 
 /// One request.
 pub(crate) struct Ctx {
-    pub(super) connection: Connection,
+    pub(super) connection: Arc<Connection>,
     pub(super) exchange: Exchange,
     pub(super) route: Option<Matched>,
     pub(super) run: Run,
@@ -77,10 +81,11 @@ pub(crate) struct Ctx {
 }
 
 impl Ctx {
-    pub(super) fn new(observers: Arc<Observers>) -> Self {
-        let connection = CONNECTION.try_with(Connection::clone).unwrap_or_else(|_| {
+    /// In memory of its own: Pingora moves a context from future to future.
+    pub(super) fn new(observers: Arc<Observers>) -> Box<Self> {
+        let connection = CONNECTION.try_with(Arc::clone).unwrap_or_else(|_| {
             // A session that did not come through our listeners: a client that nobody knows.
-            Connection {
+            Arc::new(Connection {
                 listener: "".into(),
                 index: None,
                 client: Client::direct(None),
@@ -88,10 +93,10 @@ impl Ctx {
                 clock: Arc::new(Clock::new()),
                 tunnel_idle: None,
                 last: true,
-            }
+            })
         });
         connection.clock.take();
-        Self {
+        Box::new(Self {
             exchange: Exchange::new(RequestId::mint(), connection.client, connection.scheme),
             connection,
             route: None,
@@ -114,7 +119,7 @@ impl Ctx {
             observers,
             _in_flight: metrics().began(),
             finished: false,
-        }
+        })
     }
 
     /// Keeps the first failure: what follows from it says less.

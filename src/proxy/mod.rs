@@ -31,7 +31,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
-pub(crate) use self::ctx::{CONNECTION, Connection};
+pub(crate) use self::ctx::{Connection, serve};
 pub(crate) use self::failure::refusal;
 pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
 use self::via::Via;
@@ -55,9 +55,9 @@ type Result<T> = pingora_core::Result<T>;
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Ctx;
+    type CTX = Box<Ctx>;
 
-    fn new_ctx(&self) -> Ctx {
+    fn new_ctx(&self) -> Box<Ctx> {
         Ctx::new(self.observers.clone())
     }
 
@@ -65,15 +65,15 @@ impl ProxyHttp for Proxy {
         // None: Pingora's compression module would be here, switched off.
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
         self.handle_request(session, ctx).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Box<Ctx>) -> Result<()> {
         upstream::request_body(body, end, ctx).await
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
         upstream::select(session, ctx)
     }
 
@@ -84,7 +84,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         ::log::debug!("connected endpoint={} reused={reused}", peer._address);
         upstream::connected(reused, ctx);
@@ -95,7 +95,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         peer: &HttpPeer,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         error: Box<pingora_core::Error>,
     ) -> Box<pingora_core::Error> {
         upstream::connect_failed(session, peer, ctx, error)
@@ -106,17 +106,17 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<pingora_core::Error>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<pingora_core::Error> {
         upstream::exchange_failed(peer, session, error, ctx, reused)
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Box<Ctx>) -> Result<()> {
         upstream::prepare_request(session, head, ctx, self).await
     }
 
-    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Box<Ctx>) -> Result<()> {
         self.handle_response(session, head, ctx).await
     }
 
@@ -125,7 +125,7 @@ impl ProxyHttp for Proxy {
         _: &mut Session,
         _body: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
         if end {
             ctx.connection.clock.clear_step();
@@ -140,7 +140,7 @@ impl ProxyHttp for Proxy {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
         response::body(body, end, ctx)?;
         Ok(None)
@@ -150,26 +150,26 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         trailers: &mut http::HeaderMap,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<Option<Bytes>> {
         response::trailers(trailers, ctx)?;
         Ok(None)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &pingora_core::Error, ctx: &mut Ctx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &pingora_core::Error, ctx: &mut Box<Ctx>) -> FailToProxy {
         self.handle_failure(session, error, ctx).await
     }
 
     // What failed is logged once, by `logging`, with who is at fault.
-    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &pingora_core::Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Box<Ctx>, _: &pingora_core::Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &pingora_core::Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Box<Ctx>, _: &pingora_core::Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&pingora_core::Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, _: Option<&pingora_core::Error>, ctx: &mut Box<Ctx>) {
         log::finish(session, ctx);
     }
 }

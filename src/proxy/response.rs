@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -135,6 +135,11 @@ fn strip_hop_by_hop(head: &mut ResponseHeader, replaced: bool) {
 fn strip_nominated(head: &mut ResponseHeader) {
     const KEPT: [&str; 8] =
         ["content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+    // What nearly all say, who say anything.
+    let usual = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close");
+    if head.headers.get_all(CONNECTION).iter().all(usual) {
+        return;
+    }
     let kept = |option: &str| KEPT.iter().any(|name| name.eq_ignore_ascii_case(option));
     let nominated = connection_options(&head.headers).filter(|option| !kept(option));
     for name in nominated.map(str::to_owned).collect::<Vec<_>>() {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{CONNECTION, Clock, Connection, Refused, refusal, refused_silently, refused_unseen};
+use crate::proxy::{self, Clock, Connection, Refused, refusal, refused_silently, refused_unseen};
 use crate::server::drain::Drain;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
@@ -196,7 +196,7 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
     let mut session = ServerSession::new_http1(Box::new(conn) as Stream);
     session.set_pipelined_prefix(head);
     // A large future, but Pingora has put it into memory of its own, which is gone while the connection waits for its next request.
-    let reused = CONNECTION.scope(connection, listener.proxy.process_new_http(session, &listener.shutdown)).await?;
+    let reused = proxy::serve(connection, listener.proxy.process_new_http(session, &listener.shutdown)).await?;
     let (stream, _) = reused.consume();
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }

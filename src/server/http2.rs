@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{CONNECTION, Clock, Connection};
+use crate::proxy::{self, Clock, Connection};
 use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
 
@@ -80,7 +80,7 @@ impl HttpServerApp for Streams {
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            reused = CONNECTION.scope(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,
+            reused = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,
             () = overdue => None,
         }
     }

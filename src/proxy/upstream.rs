@@ -25,9 +25,10 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
         return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
     };
     let mut peer = Box::new(endpoint.peer().clone());
-    if session.as_downstream().is_http2() {
-        // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. A stream can't be told
-        // by a read that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
+    if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
+        // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops
+        // taking a body keeps Pingora from reading the client, where the clock is looked at. And a stream can't be told by a read that
+        // its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
         peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
     }
     if !session.req_header().headers.keys().any(is_hop_by_hop) {

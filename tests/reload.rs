@@ -5,14 +5,14 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Answer, Connection, Deadline, Origin, Outgoing, Ravelin, Signal, full, metric, until_nothing_is_left};
+use support::{
+    Action, Answer, Connection, Deadline, Halfway, Origin, Outgoing, Ravelin, Signal, full, metric, until_nothing_is_left,
+};
 
 const CLIENTS: usize = 3;
 
@@ -99,49 +99,18 @@ fn generation(ravelin: &Ravelin) -> usize {
 
 #[test]
 fn a_download_goes_on_over_reloads() {
-    let bytes: u64 = if full() { 1 << 30 } else { 64 << 20 };
-    let (go, half) = mpsc::channel();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let origin = listener.local_addr().unwrap().to_string();
-    let sending = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            reader.read_line(&mut line).unwrap();
-        }
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n").unwrap();
-        let block = vec![b'x'; 1 << 20];
-        for number in 0..bytes >> 20 {
-            if number == bytes >> 21 {
-                half.recv_timeout(Duration::from_secs(60)).unwrap();
-            }
-            stream.write_all(&block).unwrap();
-        }
-    });
-    // No health check of the origin: it serves one connection.
-    let file = |generation| watched(&origin, generation).replace("timeouts:", "health_check: none, timeouts:");
+    let origin = Halfway::start(if full() { 1 << 10 } else { 1 << 6 });
+    let file = |generation| watched(origin.address(), generation).replace("timeouts:", "health_check: none, timeouts:");
     let ravelin = Ravelin::start(&file(0));
-    let mut client = TcpStream::connect(ravelin.address()).unwrap();
-    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-    let mut reader = BufReader::with_capacity(1 << 16, client);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
-    }
-    assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-generation: 0"), "{head}");
-    let mut came = std::io::copy(&mut reader.by_ref().take(1 << 20), &mut std::io::sink()).unwrap();
+    let download = origin.begin(ravelin.address());
+    assert!(download.head.starts_with("HTTP/1.1 200") && download.head.contains("x-generation: 0"), "{}", download.head);
     for generation in 1..=3 {
         fs::write(ravelin.directory().join("ravelin.yaml"), file(generation)).unwrap();
         ravelin.signal(Signal::HUP).unwrap();
         let line = ravelin.wait_for_log(&format!("generation={} ", generation + 1), Deadline::standard()).unwrap();
         assert!(line.contains("snapshots=2"), "the download's own and the new one: {line}");
     }
-    go.send(()).unwrap();
-    came += std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
-    assert_eq!(came, bytes);
-    sending.join().unwrap();
+    origin.end(download);
     until_nothing_is_left(&ravelin);
 }
 

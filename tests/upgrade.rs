@@ -13,14 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Answer, Connection, Deadline, Events, Launch, Origin, Outgoing, Ravelin, Signal};
+use support::{Action, Answer, Connection, Deadline, Halfway, Launch, Origin, Outgoing, Ravelin, Signal, full};
 
 const CLIENTS: usize = 3;
-
-/// More in the full run.
-fn full() -> bool {
-    std::env::var_os("RAVELIN_TEST_ALL").is_some()
-}
 
 /// A folder with a configuration, and the processes that run it one after the other.
 struct Place(tempfile::TempDir);
@@ -195,20 +190,12 @@ fn client(address: &str, number: usize, stop: &AtomicBool, answered: &AtomicU64)
 
 #[test]
 fn what_is_in_flight_ends_with_the_old_process() {
-    let events = Events::new();
-    let half = Answer::of(vec![
-        Action::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n01234".to_vec()),
-        Action::Wait("rest".to_owned()),
-        Action::Send(b"56789".to_vec()),
-    ]);
+    let downloads = Halfway::start(if full() { 1 << 10 } else { 1 << 6 });
     let tunnel = Answer::of(vec![
         Action::Sleep(Duration::from_millis(100)),
         Action::Send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec()),
         Action::Echo,
     ]);
-    let downloads = Origin::prepare("downloads", support::Bind::V4, false, events.clone()).unwrap();
-    downloads.script(vec![half]);
-    downloads.resume().unwrap();
     let tunnels = Origin::start("tunnels", vec![tunnel]);
     let place = Place::new(&format!(
         "listeners: {{main: {{address: 127.0.0.1:0}}}}\n\
@@ -219,9 +206,7 @@ fn what_is_in_flight_ends_with_the_old_process() {
     ));
     let mut old = place.start(&[], 1);
     let deadline = Deadline::standard();
-    let mut download = Connection::open(old.address(), deadline).unwrap();
-    download.request(&Outgoing::get("/", "a"), deadline).unwrap();
-    assert!(download.receive_until(deadline, |bytes| bytes.ends_with(b"01234")).unwrap().ends_with(b"01234"));
+    let download = downloads.begin(old.address());
     let mut tunnel = Connection::open(old.address(), deadline).unwrap();
     tunnel.send(b"GET /t HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").unwrap();
     tunnel.receive_until(deadline, |bytes| bytes.ends_with(b"\r\n\r\n")).unwrap();
@@ -232,11 +217,9 @@ fn what_is_in_flight_ends_with_the_old_process() {
     assert_eq!(old.exited(), None);
     tunnel.send(b"still here").unwrap();
     assert_eq!(tunnel.receive(10, deadline).unwrap(), b"still here");
-    events.release("rest");
-    assert_eq!(download.receive(5, deadline).unwrap(), b"56789", "{}", old.log().text());
+    downloads.end(download);
     assert_eq!(old.exited(), None, "the tunnel is still open");
     drop(tunnel);
-    drop(download);
     assert!(old.wait_for_exit(deadline).unwrap().success());
 }
 

@@ -24,6 +24,7 @@
 
 pub(crate) mod covers;
 mod deadline;
+mod download;
 mod events;
 mod http1;
 mod http2;
@@ -35,6 +36,7 @@ mod usage;
 mod wire;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use download::Halfway;
 pub(crate) use events::Events;
 pub(crate) use http1::{Connection, Outgoing};
 pub(crate) use http2::H2Connection;

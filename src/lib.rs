@@ -58,6 +58,8 @@ pub use pingora;
 
 pub use crate::cli::App;
 pub use crate::filter::testing;
+#[doc(hidden)]
+pub use crate::runtime::{Asked, Routes};
 
 /// What a filter's source needs.
 pub mod prelude {

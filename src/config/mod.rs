@@ -19,6 +19,7 @@ mod file;
 mod limits;
 mod listener;
 mod load;
+mod matches;
 mod not_yet;
 mod observe;
 mod pingora;
@@ -53,10 +54,11 @@ pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded};
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
+pub use matches::{Conditions, Match, PathMatch, ValueMatch};
 pub use observe::{AccessLog, LogFormat, LogOutput};
 pub use pingora::Given;
 pub use report::{Diagnostic, Report, Severity};
-pub use route::{Match, Redirect, Respond, Side, StickySplit};
+pub use route::{Redirect, Respond, Side, StickySplit};
 pub use schema::schema;
 pub(crate) use single::decode_filter;
 pub use span::{Span, Spanned};
@@ -103,8 +105,12 @@ pub struct Named<T> {
 
 /// A route's meaning.
 pub struct Route {
-    /// What a request must be.
+    /// What a request must be; its patterns are over paths in the form that `merge_slashes` says.
     pub matches: Match,
+    /// Listeners, which exist, whose requests may take it; empty: all.
+    pub listeners: Vec<Spanned<Name>>,
+    /// Whether `//` is `/` in its paths.
+    pub merge_slashes: bool,
     /// Whether `defaults.filters` are left out.
     pub skip_defaults: bool,
     /// The route's own filters.

@@ -32,8 +32,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("Endpoint", &["backup"]),
     ("Retry", &["methods", "backoff", "budget", "try_timeout", "hedge"]),
-    ("Route", &["listeners", "path", "priority", "mirror", "files"]),
-    ("Match", &["headers", "query", "cookies", "client_ips", "when"]),
+    ("Route", &["priority", "mirror", "files"]),
+    ("Match", &["when"]),
     ("FilterEntry", &["when"]),
     ("AccessLog", &["when"]),
 ];
@@ -46,7 +46,6 @@ const VALUES: &[(&str, &[&str])] = &[
     ("balance", &["least_requests", "peak_ewma", "hash"]),
     ("health_check", &["http", "grpc"]),
     ("conditions", &["reset", "timeout", "500", "502", "503", "504", "429"]),
-    ("paths", &["regex"]),
 ];
 
 /// Filters.

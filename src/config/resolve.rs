@@ -2,6 +2,8 @@
 
 mod admin;
 mod answers;
+mod conditions;
+mod cover;
 mod errors;
 mod filters;
 mod listeners;
@@ -43,6 +45,7 @@ pub(crate) fn resolve(
         tree,
         report,
         catalog,
+        listeners: Names::of("listener", &listeners, lost_listeners),
         upstreams: Names::of("upstream", &upstreams, lost_upstreams),
         chains: Names::of("chain", &chains, lost_chains),
         ids: HashMap::new(),
@@ -72,6 +75,7 @@ pub(crate) fn resolve(
     resolver.cycles(&chains);
     if everything_read {
         resolver.unused(&upstreams, &chains, roots);
+        resolver.served(&listeners, &routes);
     }
     let (default_limits, reload) = (file.defaults.limits, file.reload);
     let (access_log, admin) = (file.access_log, file.admin);
@@ -96,6 +100,7 @@ struct Resolver<'a> {
     tree: &'a Tree,
     report: &'a mut Report,
     catalog: &'a dyn Catalog,
+    listeners: Names,
     upstreams: Names,
     chains: Names,
     /// Of filters: where each id was given.
@@ -110,7 +115,7 @@ struct Resolver<'a> {
 struct Names {
     /// What they name.
     kind: &'static str,
-    names: Vec<String>,
+    names: HashSet<String>,
     /// Whether the section could not be read, so that nobody knows.
     unknown: bool,
     /// Whether somebody refers to what is not there, and may have meant what is.
@@ -124,13 +129,17 @@ impl Names {
 
     /// Reports a name that is not among them.
     fn check(&mut self, name: &Spanned<Name>, report: &mut Report) {
-        if self.unknown || self.names.iter().any(|known| known == name.as_str()) {
+        if self.unknown || self.names.contains(name.as_str()) {
             return;
         }
         self.mistaken = true;
         let kind = self.kind;
         let diagnostic = Diagnostic::error(name.span, format!("unknown {kind} `{}`", report.shown(name.span, name.as_str())));
-        let hint = suggest::hint(name.as_str(), self.names.iter().map(String::as_str));
+        // What is not shown need not be looked for among very many.
+        let names = (!report.is_full()).then_some(&self.names).into_iter().flatten();
+        let mut names: Vec<&str> = names.map(String::as_str).collect();
+        names.sort_unstable();
+        let hint = suggest::hint(name.as_str(), names);
         report.push(diagnostic.hint(hint.unwrap_or_else(|| format!("add it under `{kind}s`"))));
     }
 }
@@ -159,10 +168,11 @@ impl Resolver<'_> {
                 self.report.push(Diagnostic::warning(upstream.name.span, format!("no route leads to the upstream `{name}`")));
             }
         }
+        let by_name: HashMap<&str, &Named<Vec<Step>>> = chains.iter().map(|chain| (chain.name.as_str(), chain)).collect();
         let mut reached = roots;
         let mut todo: Vec<String> = reached.iter().cloned().collect();
         while let Some(name) = todo.pop() {
-            let Some(chain) = chains.iter().find(|chain| chain.name.as_str() == name) else { continue };
+            let Some(chain) = by_name.get(name.as_str()) else { continue };
             for used in filters::uses(&chain.value) {
                 if reached.insert(used.as_str().to_owned()) {
                     todo.push(used.as_str().to_owned());

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::Spanned;
 use crate::config::bounds::{not_empty, positive_limit};
 use crate::config::section::RawFilter;
-use crate::types::{Duration, HeaderName, HostPattern, Limit, Method, Name, PathPattern, Status, Template, Token};
+use crate::config::{Match, Spanned};
+use crate::types::{Duration, HeaderName, Limit, Name, Status, Template, Token};
 
 /// One route: what it matches, what runs on the way, and where the request goes.
 ///
@@ -19,6 +19,13 @@ pub(crate) struct Route {
     /// What a request must be for this route. Default: everything.
     #[serde(default, rename = "match")]
     pub(crate) matches: Match,
+    /// The listeners whose requests may take this route. Default: all.
+    #[serde(default, deserialize_with = "not_empty")]
+    #[schemars(with = "Vec<Name>", length(min = 1))]
+    pub(crate) listeners: Vec<Spanned<Name>>,
+    /// How the path is read.
+    #[serde(default)]
+    pub(crate) path: PathRules,
     /// Leave out `defaults.filters`.
     #[serde(default)]
     pub(crate) skip_defaults: bool,
@@ -41,22 +48,18 @@ pub(crate) struct Route {
     pub(crate) respond: Option<Spanned<Respond>>,
 }
 
-/// What a request must be. Conditions of different kinds must all hold; within a list one is enough.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+/// How the path is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Match {
-    /// Exact names, `*.example.com` (any depth, not the name itself) or `*`.
-    #[serde(deserialize_with = "not_empty")]
-    #[schemars(with = "Vec<HostPattern>", length(min = 1))]
-    pub hosts: Vec<Spanned<HostPattern>>,
-    /// `/x` is exact; `/x/*` matches `/x`, `/x/` and everything below.
-    #[serde(deserialize_with = "not_empty")]
-    #[schemars(with = "Vec<PathPattern>", length(min = 1))]
-    pub paths: Vec<Spanned<PathPattern>>,
-    /// Request methods.
-    #[serde(deserialize_with = "not_empty")]
-    #[schemars(with = "Vec<Method>", length(min = 1))]
-    pub methods: Vec<Spanned<Method>>,
+pub(crate) struct PathRules {
+    /// Whether `//` is `/`, for matching and for what is forwarded. Default: true.
+    pub(crate) merge_slashes: bool,
+}
+
+impl Default for PathRules {
+    fn default() -> Self {
+        Self { merge_slashes: true }
+    }
 }
 
 /// One side of a `split`.

@@ -25,8 +25,3 @@ pub(crate) fn decoded<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 pub(crate) fn upstream(text: &str) -> crate::config::Upstream {
     decoded(text).unwrap_or_else(|report| panic!("{report}"))
 }
-
-/// A value that stands nowhere.
-pub(crate) fn spanned<T>(value: T) -> crate::config::Spanned<T> {
-    crate::config::Spanned::new(value, crate::config::Span::default())
-}

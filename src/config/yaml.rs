@@ -13,9 +13,10 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::tree::{Entry, Form, Kind, Map, NodeId, Scalar, Tree, form_of_plain};
 
 /// The largest file, in bytes: far over any real one, far under what a span can hold.
-pub(crate) const MAX_FILE: usize = 8 << 20;
-/// How many nodes a document may stand for once its aliases are followed. Real files have thousands; an alias bomb has billions.
-const MAX_NODES: u64 = 1_000_000;
+pub(crate) const MAX_FILE: usize = 64 << 20;
+/// How many nodes a document may stand for once its aliases are followed. Real files have thousands, and one
+/// of 100,000 routes a million; an alias bomb has billions.
+const MAX_NODES: u64 = 4_000_000;
 /// How deep collections may nest.
 const MAX_DEPTH: usize = 64;
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONNECTION, FORWARDED, REFERER, UPGRADE, USER_AGENT, VIA};
@@ -9,15 +10,15 @@ use http::{HeaderName, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use crate::filter::{Error, Party, Reply, Target, parse_target};
+use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::split::choose;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::router::Question;
-use crate::runtime::{Action, Redirect, Respond, Snapshot};
-use crate::types::{Template, normalise_host, path};
+use crate::runtime::{Action, Matched, Redirect, Respond, Snapshot};
+use crate::types::{PathError, Template, normalise_host, path};
 
 impl Proxy {
     /// `Ok(true)`: the request is answered. `Ok(false)`: it goes to an upstream.
@@ -40,18 +41,7 @@ impl Proxy {
         let seen = look_over(session, ctx);
         let snapshot = self.store.load();
         let believed = believed(session, ctx, &snapshot);
-        match self.admit(session, &seen) {
-            Ok(target) => ctx.exchange.target = target,
-            Err(error) => {
-                ctx.exchange.target = as_sent(session);
-                // Who sends what can't be trusted gets no second request on this connection.
-                session.set_keepalive(None);
-                return Err(error);
-            }
-        }
-        let target = &ctx.exchange.target;
-        let question = Question { host: target.host(), path: target.path(), method: target.method() };
-        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
+        let route = self.choose(session, ctx, &snapshot, &seen)?;
         ctx.exchange.route = Some(route.name.clone());
         if let Some(limit) = route.timeout {
             ctx.connection.clock.limit_exchange(limit, ctx.exchange.started);
@@ -95,8 +85,49 @@ impl Proxy {
         }
     }
 
-    /// Reads a request as routing and the upstream will: in normal form. What has none is refused.
-    fn admit(&self, session: &mut Session, seen: &Seen) -> std::result::Result<Target, Error> {
+    /// The route of a request, which from now on is what was matched.
+    fn choose(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        snapshot: &Arc<Snapshot>,
+        seen: &Seen,
+    ) -> std::result::Result<Matched, Error> {
+        let unmerged = match self.admit(session, seen, snapshot.keeps_slashes()) {
+            Ok(Admitted { target, unmerged }) => {
+                ctx.exchange.target = target;
+                unmerged
+            }
+            Err(error) => {
+                ctx.exchange.target = as_sent(session);
+                // Who sends what can't be trusted gets no second request on this connection.
+                session.set_keepalive(None);
+                return Err(error);
+            }
+        };
+        let target = &ctx.exchange.target;
+        let question = Question {
+            host: target.host(),
+            path: target.path(),
+            unmerged: unmerged.as_deref(),
+            method: target.method(),
+            query: target.query(),
+            client: ctx.exchange.client.ip(),
+            listener: ctx.connection.index,
+            headers: &session.req_header().headers,
+        };
+        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
+        if let Some(path) = unmerged.filter(|_| route.keeps_slashes()) {
+            let target = Target::new(target.method().clone(), target.host(), &path, target.query());
+            send_as(session, &path, target.query())?;
+            ctx.exchange.target = target;
+        }
+        Ok(route)
+    }
+
+    /// Reads a request as routing and the upstream will: in normal form. What has none is refused. `keeps_slashes`: a route may want
+    /// the path with `//` kept.
+    fn admit(&self, session: &mut Session, seen: &Seen, keeps_slashes: bool) -> std::result::Result<Admitted, Error> {
         let bad = |reason| Error::new(400, Party::Client, reason);
         let head = session.req_header();
         if seen.via && self.via.is_in(&head.headers) {
@@ -116,16 +147,35 @@ impl Proxy {
         if !head.raw_path_is_utf8() {
             return Err(bad("bad_path"));
         }
-        let path = path::normalise(head.uri.path()).map_err(|error| bad("bad_path").with_message(error.to_string()))?;
+        let bad_path = |error: PathError| bad("bad_path").with_message(error.to_string());
+        let path = path::normalise(head.uri.path()).map_err(bad_path)?;
+        // Without `//` the two forms are one.
+        let unmerged = if keeps_slashes && head.uri.path().contains("//") {
+            Some(path::normalise_unmerged(head.uri.path()).map_err(bad_path)?.into_owned())
+        } else {
+            None
+        };
         let query = head.uri.query();
         let target = Target::new(head.method.clone(), &host, &path, query);
         if !is_as_sent(head.raw_path(), &path, query) {
-            let normal = parse_target(&path, query).map_err(|error| bad("bad_target").with_message(error.to_string()))?;
-            // What was matched is what is sent on, whatever form the client chose.
-            set_target(session.req_header_mut(), normal)?;
+            let (path, query) = (path.into_owned(), target.query());
+            send_as(session, &path, query)?;
         }
-        Ok(target)
+        Ok(Admitted { target, unmerged })
     }
+}
+
+/// A request in normal form.
+struct Admitted {
+    target: Target,
+    /// The path with `//` kept, if a route may want it and it is another.
+    unmerged: Option<String>,
+}
+
+/// What was matched is what is sent on, whatever form the client chose.
+fn send_as(session: &mut Session, path: &str, query: Option<&str>) -> std::result::Result<(), Error> {
+    let bad = |error: InvalidField| Error::new(400, Party::Client, "bad_target").with_message(error.to_string());
+    Ok(set_target(session.req_header_mut(), parse_target(path, query).map_err(bad)?)?)
 }
 
 /// Whether a request's target, which has been parsed once, is this normal path and this query and holds nothing else.

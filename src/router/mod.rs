@@ -1,152 +1,176 @@
 //! Which route a request takes.
 //!
-//! The most specific match wins, whatever the order in the file: exact host over longest wildcard over any host; then
-//! exact path over longest prefix over any path; then a route that names methods; at last the order in the file. A host
-//! is found by hashing, a path by walking down a tree of segments: neither depends on the number of routes.
+//! The most specific match wins, whatever the order in the file: exact host over longest wildcard over any host; exact path over
+//! regular expression over longest prefix over any path; a route that names methods; more conditions on header fields, on the query,
+//! on cookies; a route that names client addresses; at last the order in the file. A host is found by hashing, a path by walking down
+//! a tree of segments: neither depends on the number of routes. What else a route asks for is looked at only where host and path
+//! match, most specific first, until all holds.
+//!
+//! [`Router::find`] answers live requests, [`Router::explain`] says why: both walk the same tables and ask the same conditions.
 
-mod path_tree;
+mod condition;
+mod explain;
+mod rank;
+mod table;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use crate::config::Match;
-use crate::router::path_tree::PathTree;
+use crate::config::{Match, PathMatch};
+use crate::router::condition::{Condition, conditions};
+use crate::router::rank::{Rank, Standing};
+use crate::router::table::{List, Table};
 use crate::types::HostPattern;
 
-/// No host name is longer (RFC 1035 §2.3.4); a longer one is no key of any table.
-const MAX_HOST: usize = 255;
+pub(crate) use explain::Verdict;
 
 /// All routes of a configuration, found by what they match.
 #[derive(Default)]
 pub(crate) struct Router {
-    exact: HashMap<Box<str>, PathTree>,
-    /// By what follows `*.`.
-    wildcard: HashMap<Box<str>, PathTree>,
-    any: PathTree,
+    table: Table,
+    rules: Vec<Rule>,
+    /// The names of the listeners, by index.
+    listeners: Box<[Arc<str>]>,
+    keeps_slashes: bool,
 }
 
-/// What of a request decides on its route; host and path are in normal form.
-#[derive(Debug, Clone, Copy)]
+/// What of a request decides on its route; host and paths are in normal form.
+#[derive(Clone, Copy)]
 pub(crate) struct Question<'a> {
+    /// Without a host (HTTP/1.0): empty.
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
+    /// The path with `//` kept, if that is another. Only needed where [`Router::keeps_slashes`].
+    pub(crate) unmerged: Option<&'a str>,
     pub(crate) method: &'a http::Method,
+    /// As it was sent, without the `?`.
+    pub(crate) query: Option<&'a str>,
+    /// `None`: over a unix socket.
+    pub(crate) client: Option<IpAddr>,
+    /// The index of the listener that the request came through, if it came through one.
+    pub(crate) listener: Option<usize>,
+    pub(crate) headers: &'a dyn Headers,
+}
+
+/// Header fields of a request, in whatever form they are kept.
+pub(crate) trait Headers {
+    /// Whether a test holds for the value of a field of this name, asked one after the other.
+    fn any(&self, name: &http::HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+}
+
+impl Headers for http::HeaderMap {
+    fn any(&self, name: &http::HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.get_all(name).iter().any(|value| test(value.as_bytes()))
+    }
+}
+
+/// The route that a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// In the order in which the routes were added.
+    pub(crate) route: usize,
+    /// It was matched by its path with `//` kept: that is what is forwarded.
+    pub(crate) keeps_slashes: bool,
+}
+
+/// A route, as it is asked about.
+struct Rule {
+    rank: Rank,
+    keeps_slashes: bool,
+    /// What must hold beside host and path.
+    conditions: Box<[Condition]>,
+    hosts: Box<[HostPattern]>,
+    paths: Box<[PathMatch]>,
 }
 
 impl Router {
-    /// Routes are added in the order of the file; `index` is what [`Router::find`] gives back.
-    pub(crate) fn add(&mut self, index: usize, matches: &Match) {
-        let methods: Box<[http::Method]> = matches.methods.iter().map(|method| method.value.as_http().clone()).collect();
-        let hosts = matches.hosts.iter().map(|host| &host.value);
-        let mut trees: Vec<&HostPattern> = hosts.collect();
-        if trees.is_empty() {
-            trees.push(&HostPattern::Any);
-        }
-        for host in trees {
-            let tree = match host {
-                HostPattern::Exact(host) => self.exact.entry(host.as_str().into()).or_default(),
-                HostPattern::Wildcard(suffix) => self.wildcard.entry(suffix.as_str().into()).or_default(),
-                HostPattern::Any => &mut self.any,
-            };
-            tree.add(index, matches.paths.iter().map(|path| &path.value), &methods);
-        }
+    /// `listeners`: the names of all, in their order.
+    pub(crate) fn new(listeners: impl IntoIterator<Item = Arc<str>>) -> Self {
+        Self { listeners: listeners.into_iter().collect(), ..Self::default() }
     }
 
-    /// The index of the most specific route that matches.
-    pub(crate) fn find(&self, question: &Question<'_>) -> Option<usize> {
-        self.trees(question.host).find_map(|tree| tree.find(question.path, question.method))
+    /// Adds a route; they come in the order of the file. `listeners`: the names of those whose requests may take it, or none for all.
+    pub(crate) fn add<'a>(&mut self, matches: Match, listeners: impl Iterator<Item = &'a str>, keeps_slashes: bool) {
+        let order = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        let index = |name: &str| self.listeners.iter().position(|listener| **listener == *name);
+        let listeners = listeners.filter_map(|name| index(name).map(|index| (index, name.into()))).collect();
+        let count = |conditions: usize| Reverse(u16::try_from(conditions).unwrap_or(u16::MAX));
+        let rank = Rank {
+            any_method: matches.methods.is_empty(),
+            headers: count(matches.headers.0.len()),
+            query: count(matches.query.0.len()),
+            cookies: count(matches.cookies.0.len()),
+            any_client: matches.client_ips.is_empty(),
+            order,
+        };
+        let conditions = conditions(&matches, listeners);
+        let hosts: Box<[HostPattern]> = matches.hosts.into_iter().map(|host| host.value).collect();
+        let paths: Box<[PathMatch]> = matches.paths.into_iter().map(|path| path.value).collect();
+        self.table.add(order, hosts.iter(), paths.iter());
+        self.keeps_slashes |= keeps_slashes;
+        self.rules.push(Rule { rank, keeps_slashes, conditions, hosts, paths });
     }
 
-    /// The tables for a host, the most specific first.
-    fn trees<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a PathTree> {
-        let host = if host.len() > MAX_HOST { "" } else { host };
-        let exact = if self.exact.is_empty() { None } else { self.exact.get(host) };
-        let suffixes = if self.wildcard.is_empty() { "" } else { host };
-        let wildcards = parents(suffixes).filter_map(|suffix| self.wildcard.get(suffix));
-        exact.into_iter().chain(wildcards).chain(std::iter::once(&self.any))
+    /// Makes ready for questions, once all routes are added.
+    pub(crate) fn finish(&mut self) {
+        let rules = &self.rules;
+        self.table.sort(|route| rules.get(route as usize).map(|rule| rule.rank));
+        self.rules.shrink_to_fit();
     }
-}
 
-/// `b.c` and `c` of `a.b.c`.
-fn parents(host: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(host), |host| host.split_once('.').map(|(_, parent)| parent)).skip(1)
-}
+    /// Whether a route has its paths matched with `//` kept.
+    pub(crate) fn keeps_slashes(&self) -> bool {
+        self.keeps_slashes
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::testing::spanned;
-
-    struct Table(Vec<Match>);
-
-    impl Table {
-        fn find(&self, method: &str, host: &str, path: &str) -> Option<usize> {
-            let mut router = Router::default();
-            for (index, matches) in self.0.iter().enumerate() {
-                router.add(index, matches);
+    /// The most specific route that matches.
+    pub(crate) fn find(&self, question: &Question<'_>) -> Option<Found> {
+        let mut best: Option<Standing> = None;
+        self.walk(question, |list, path, keeps_slashes| {
+            if best.is_some_and(|best| (best.host, best.path) < (list.host, list.path)) {
+                return ControlFlow::Break(());
             }
-            let method = method.parse().unwrap();
-            router.find(&Question { host, path, method: &method })
+            for (route, regex) in list.routes() {
+                let rule = self.rule(route);
+                let standing = Standing { host: list.host, path: list.path, rank: rule.rank };
+                if best.is_some_and(|best| best < standing) {
+                    break;
+                }
+                if rule.reads(question, keeps_slashes)
+                    && regex.is_none_or(|regex| regex.is_match(path.as_bytes()))
+                    && rule.conditions.iter().all(|condition| condition.holds(question))
+                {
+                    best = Some(standing);
+                    break;
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        let route = best?.rank.order;
+        Some(Found { route: route as usize, keeps_slashes: self.rule(route).keeps_slashes })
+    }
+
+    /// Visits what matches by host and path; for the path with `//` kept anew, if that is another.
+    fn walk(&self, question: &Question<'_>, mut visit: impl FnMut(&List<'_>, &str, bool) -> ControlFlow<()>) {
+        // A walk that ends early is over.
+        let _ = self.table.walk(question.host, question.path, &mut |list| visit(&list, question.path, false));
+        if let Some(path) = question.unmerged.filter(|_| self.keeps_slashes) {
+            let _ = self.table.walk(question.host, path, &mut |list| visit(&list, path, true));
         }
     }
 
-    fn matching(hosts: &[&str], paths: &[&str], methods: &[&str]) -> Match {
-        Match {
-            hosts: hosts.iter().map(|host| spanned(host.parse().unwrap())).collect(),
-            paths: paths.iter().map(|path| spanned(path.parse().unwrap())).collect(),
-            methods: methods.iter().map(|method| spanned(method.parse().unwrap())).collect(),
-        }
+    fn rule(&self, route: u32) -> &Rule {
+        &self.rules[route as usize]
     }
+}
 
-    #[test]
-    fn the_most_specific_host_wins_even_with_a_vaguer_path() {
-        let table = Table(vec![
-            matching(&[], &["/a"], &[]),
-            matching(&["*.example.com"], &["/a/*"], &[]),
-            matching(&["*.b.example.com"], &["/*"], &[]),
-            matching(&["x.b.example.com"], &[], &[]),
-        ]);
-        assert_eq!(table.find("GET", "x.b.example.com", "/a"), Some(3));
-        assert_eq!(table.find("GET", "y.b.example.com", "/a"), Some(2));
-        assert_eq!(table.find("GET", "z.example.com", "/a/b"), Some(1));
-        assert_eq!(table.find("GET", "example.com", "/a"), Some(0));
-        assert_eq!(table.find("GET", "example.com", "/b"), None);
-    }
-
-    #[test]
-    fn a_route_that_does_not_match_in_full_makes_way_for_a_vaguer_one() {
-        let table = Table(vec![matching(&["a.example"], &["/x"], &["POST"]), matching(&[], &[], &[])]);
-        assert_eq!(table.find("POST", "a.example", "/x"), Some(0));
-        assert_eq!(table.find("GET", "a.example", "/x"), Some(1));
-    }
-
-    #[test]
-    fn exact_beats_longest_prefix_beats_any() {
-        let table = Table(vec![
-            matching(&[], &[], &[]),
-            matching(&[], &["/*"], &[]),
-            matching(&[], &["/a/*"], &[]),
-            matching(&[], &["/a/b/*"], &[]),
-            matching(&[], &["/a/b"], &[]),
-        ]);
-        let cases =
-            [("/a/b", 4), ("/a/b/", 3), ("/a/b/c/d", 3), ("/a/bc", 2), ("/a", 2), ("/a/", 2), ("/ab", 1), ("/", 1), ("*", 0)];
-        for (path, index) in cases {
-            assert_eq!(table.find("GET", "h", path), Some(index), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_named_method_beats_none_then_the_file_decides() {
-        let table =
-            Table(vec![matching(&[], &["/a"], &[]), matching(&[], &["/a"], &["GET", "HEAD"]), matching(&[], &["/a"], &["GET"])]);
-        assert_eq!(table.find("GET", "h", "/a"), Some(1));
-        assert_eq!(table.find("PUT", "h", "/a"), Some(0));
-    }
-
-    #[test]
-    fn a_host_longer_than_any_name_costs_nothing() {
-        let table = Table(vec![matching(&["*.a"], &[], &[]), matching(&[], &[], &[])]);
-        let host = "a.".repeat(4000) + "a";
-        assert_eq!(table.find("GET", &host, "/"), Some(1));
+impl Rule {
+    /// Whether this is the form of the path that the route is about. Where there is but one, it is.
+    fn reads(&self, question: &Question<'_>, keeps_slashes: bool) -> bool {
+        question.unmerged.is_none() || self.keeps_slashes == keeps_slashes
     }
 }

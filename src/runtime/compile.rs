@@ -125,10 +125,11 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         chains.named(&name, report);
     }
     let defaults = chains.slots("defaults", config.default_filters, report);
-    let mut router = Router::default();
+    let names: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name.value.as_str().into()).collect();
+    let mut router = Router::new(names);
     let mut routes = Vec::with_capacity(config.routes.len());
-    for (index, Named { name, value: route }) in config.routes.into_iter().enumerate() {
-        router.add(index, &route.matches);
+    for Named { name, value: route } in config.routes {
+        router.add(route.matches, route.listeners.iter().map(|listener| listener.value.as_str()), !route.merge_slashes);
         let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
         slots.extend(chains.slots(&format!("route {name}", name = name.value), route.filters, report));
         let Some(action) = action(route.action, &upstreams) else { continue };
@@ -140,6 +141,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             meter: metrics().route(name.value.as_str()),
         });
     }
+    router.finish();
     let Chains { tasks, kept, .. } = chains;
     let errors = ErrorPages::read(config.errors, report);
     if report.has_errors() {

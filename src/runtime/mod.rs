@@ -2,6 +2,7 @@
 
 mod compile;
 mod errors;
+mod routes;
 mod snapshot;
 mod split;
 mod store;
@@ -10,6 +11,7 @@ mod trust;
 
 pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
 pub(crate) use self::errors::ErrorPages;
+pub use self::routes::{Asked, Routes};
 pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Snapshot};
 pub(crate) use self::split::{Side, Split};
 pub(crate) use self::store::Store;

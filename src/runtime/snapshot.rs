@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use crate::config::ListenerLimits;
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
-use crate::router::{Question, Router};
+use crate::router::{Found, Question, Router, Verdict};
 use crate::runtime::{ErrorPages, Split, Trust};
 use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
@@ -49,7 +49,14 @@ impl Drop for Work {
 #[derive(Clone)]
 pub(crate) struct Matched {
     snapshot: Arc<Snapshot>,
-    index: usize,
+    found: Found,
+}
+
+impl Matched {
+    /// What was matched is the path with `//` kept.
+    pub(crate) fn keeps_slashes(&self) -> bool {
+        self.found.keeps_slashes
+    }
 }
 
 impl Matched {
@@ -63,7 +70,7 @@ impl Deref for Matched {
     type Target = Route;
 
     fn deref(&self) -> &Route {
-        &self.snapshot.routes[self.index]
+        &self.snapshot.routes[self.found.route]
     }
 }
 
@@ -127,7 +134,18 @@ impl Snapshot {
 
     /// The route that a request takes.
     pub(crate) fn route(self: &Arc<Self>, question: &Question<'_>) -> Option<Matched> {
-        self.router.find(question).map(|index| Matched { snapshot: self.clone(), index })
+        self.router.find(question).map(|found| Matched { snapshot: self.clone(), found })
+    }
+
+    /// Whether a question must hold the path with `//` kept too.
+    pub(crate) fn keeps_slashes(&self) -> bool {
+        self.router.keeps_slashes()
+    }
+
+    /// Each route's name, and what becomes of it for a request.
+    pub(crate) fn explain(&self, question: &Question<'_>) -> impl Iterator<Item = (&Arc<str>, Verdict)> {
+        let candidates = self.router.explain(question).into_iter();
+        candidates.map(|candidate| (&self.routes[candidate.route].name, candidate.verdict))
     }
 
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {

@@ -28,9 +28,11 @@ pub enum HostPatternError {
     /// A `*` that is not a whole first label.
     #[error("`{0}` has a `*` where none can be: write *.example.com or *")]
     Wildcard(String),
-    /// Letters beyond ASCII.
-    #[error("`{0}` is not ASCII: write the xn-- form of the name")]
-    NotAscii(String),
+    /// Letters beyond ASCII that make no name (UTS 46).
+    #[error(
+        "`{0}` is no international domain name: it holds characters that no name can, or begins or ends with one that cannot"
+    )]
+    Idna(String),
     /// No host.
     #[error("`{0}` is no host: write a name such as example.com, *.example.com, or an IP address")]
     Malformed(String),
@@ -136,9 +138,6 @@ impl FromStr for HostPattern {
         if text.contains("://") || text.contains('/') {
             return Err(HostPatternError::Url(own()));
         }
-        if !text.is_ascii() {
-            return Err(HostPatternError::NotAscii(own()));
-        }
         let (wildcard, name) = match text.strip_prefix("*.") {
             Some(name) => (true, name),
             None => (false, text),
@@ -152,7 +151,12 @@ impl FromStr for HostPattern {
         if matches!(split_port(name), Ok((_, Some(_)))) {
             return Err(HostPatternError::Port(own()));
         }
-        let host = normalise(name).map_err(|_| HostPatternError::Malformed(own()))?.into_owned();
+        // What a client asks for is the name's ASCII form, whatever its user typed.
+        let ascii = match name.is_ascii() {
+            true => Cow::Borrowed(name),
+            false => Cow::Owned(idna::domain_to_ascii(name).map_err(|_| HostPatternError::Idna(own()))?),
+        };
+        let host = normalise(&ascii).map_err(|_| HostPatternError::Malformed(own()))?.into_owned();
         let literal = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
         match wildcard {
             true if literal => Err(HostPatternError::Malformed(own())),
@@ -270,7 +274,9 @@ mod tests {
         assert!(matches!(pattern("https://a"), Err(HostPatternError::Url(_))));
         assert!(matches!(pattern("a.*.b"), Err(HostPatternError::Wildcard(_))));
         assert!(matches!(pattern("*a.b"), Err(HostPatternError::Wildcard(_))));
-        assert!(matches!(pattern("bücher.de"), Err(HostPatternError::NotAscii(_))));
+        assert_eq!(pattern("*.BÜCHER.de"), Ok(HostPattern::Wildcard("xn--bcher-kva.de".to_owned())));
+        assert!(matches!(pattern("a\u{ffff}.de"), Err(HostPatternError::Idna(_))));
+        assert!(matches!(pattern("bü cher.de"), Err(HostPatternError::Malformed(_))));
         assert!(matches!(pattern("*.127.0.0.1"), Err(HostPatternError::Malformed(_))));
         assert!(matches!(pattern(""), Err(HostPatternError::Malformed(_))));
     }

@@ -39,6 +39,24 @@ pub enum PathError {
 /// # Errors
 /// Servers would not agree on it: see [`PathError`].
 pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
+    normal_form(path, Slashes::Merged)
+}
+
+/// As [`normalise`], but for empty segments, which stay: `//` is not `/`.
+///
+/// # Errors
+/// As [`normalise`].
+pub fn normalise_unmerged(path: &str) -> Result<Cow<'_, str>, PathError> {
+    normal_form(path, Slashes::Kept)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slashes {
+    Merged,
+    Kept,
+}
+
+fn normal_form(path: &str, slashes: Slashes) -> Result<Cow<'_, str>, PathError> {
     if path == "*" {
         return Ok(Cow::Borrowed(path));
     }
@@ -49,7 +67,7 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, PathError> {
         return Ok(Cow::Borrowed(path));
     }
     let decoded = decode_unreserved(path)?;
-    let resolved = resolve_segments(&decoded)?;
+    let resolved = resolve_segments(&decoded, slashes)?;
     Ok(if resolved == path { Cow::Borrowed(path) } else { Cow::Owned(resolved) })
 }
 
@@ -100,13 +118,14 @@ fn decode_unreserved(path: &str) -> Result<String, PathError> {
     Ok(out)
 }
 
-fn resolve_segments(path: &str) -> Result<String, PathError> {
+fn resolve_segments(path: &str, slashes: Slashes) -> Result<String, PathError> {
     let mut out = String::with_capacity(path.len());
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         match segment {
             "" | "." if last => out.push('/'),
+            "" if slashes == Slashes::Kept => out.push('/'),
             "" | "." => {}
             ".." => {
                 let parent = out.rfind('/').ok_or(PathError::AboveRoot)?;
@@ -172,6 +191,20 @@ impl FromStr for PathPattern {
     type Err = PathPatternError;
 
     fn from_str(text: &str) -> Result<Self, PathPatternError> {
+        Self::parse(text, Slashes::Merged)
+    }
+}
+
+impl PathPattern {
+    /// A pattern over paths whose empty segments count.
+    ///
+    /// # Errors
+    /// As by [`FromStr`].
+    pub fn unmerged(text: &str) -> Result<Self, PathPatternError> {
+        Self::parse(text, Slashes::Kept)
+    }
+
+    fn parse(text: &str, slashes: Slashes) -> Result<Self, PathPatternError> {
         let (prefix, path) = match text.strip_suffix("/*") {
             Some("") => return Ok(Self::Prefix(String::new())),
             Some(path) => (true, path),
@@ -183,8 +216,14 @@ impl FromStr for PathPattern {
         if path.contains('?') {
             return Err(PathPatternError::Query(text.to_owned()));
         }
-        let normal = normalise(path).map_err(|reason| PathPatternError::Malformed { text: text.to_owned(), reason })?;
-        Ok(if prefix { Self::Prefix(normal.trim_end_matches('/').to_owned()) } else { Self::Exact(normal.into_owned()) })
+        let malformed = |reason| PathPatternError::Malformed { text: text.to_owned(), reason };
+        if !prefix {
+            return Ok(Self::Exact(normal_form(path, slashes).map_err(malformed)?.into_owned()));
+        }
+        // With the slash, so that a dot segment at the end resolves as it does in what is below.
+        let below = format!("{path}/");
+        let normal = normal_form(&below, slashes).map_err(malformed)?;
+        Ok(Self::Prefix(normal.strip_suffix('/').unwrap_or(&normal).to_owned()))
     }
 }
 
@@ -227,6 +266,24 @@ mod tests {
         }
         assert!(matches!(normalise("/a/b.html"), Ok(Cow::Borrowed(_))));
         assert!(matches!(normalise("/a%20b"), Ok(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn empty_segments_can_stay() {
+        for (path, normal) in [
+            ("/a//b/", "/a//b/"),
+            ("//a", "//a"),
+            ("/a//../b", "/a/b"),
+            ("/a/.//b/./c/..", "/a//b/"),
+            ("/%61//%2f", "/a//%2F"),
+            ("/a/b", "/a/b"),
+        ] {
+            assert_eq!(normalise_unmerged(path).as_deref(), Ok(normal), "{path}");
+        }
+        assert_eq!(normalise_unmerged("/a/../../b"), Err(PathError::AboveRoot));
+        assert!(PathPattern::unmerged("/a//b").unwrap().matches("/a//b"));
+        let prefix = PathPattern::unmerged("/a//*").unwrap();
+        assert!(prefix.matches("/a/") && prefix.matches("/a//b") && !prefix.matches("/a/b") && !prefix.matches("/a"));
     }
 
     #[test]
@@ -290,6 +347,14 @@ mod tests {
                 prop_assert!(!normal.contains("//"));
                 prop_assert!(!normal.split('/').any(|segment| segment == "." || segment == ".."));
                 prop_assert_eq!(normalise(&normal).map(Cow::into_owned), Ok(normal.clone().into_owned()));
+                // What is fine merged is fine unmerged, and without `//` the two forms are one.
+                let unmerged = normalise_unmerged(&path);
+                prop_assert!(unmerged.is_ok());
+                if !path.contains("//") {
+                    prop_assert_eq!(unmerged.clone(), Ok(normal));
+                }
+                let unmerged = unmerged.map(Cow::into_owned);
+                prop_assert_eq!(normalise_unmerged(unmerged.as_ref().unwrap()).map(Cow::into_owned), unmerged.clone());
             }
         }
 

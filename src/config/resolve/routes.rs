@@ -1,10 +1,11 @@
 //! Routes: each has exactly one action, and no two stand in each other's way.
 
-use super::{Resolver, overlap};
+use super::Resolver;
+use super::overlap::{self, Candidate};
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Action, Named, Route, Span, Spanned, route, suggest};
+use crate::config::{Action, Named, PathMatch, Route, Span, Spanned, route, suggest};
 use crate::types::Name;
 
 /// The keys of which a route has exactly one.
@@ -23,12 +24,21 @@ impl Resolver<'_> {
             let filters = self.steps(&typed.filters);
             let action = self.action(&name, node, &typed, may_lack_action);
             self.split(&typed, whole);
+            for listener in &typed.listeners {
+                self.listeners.check(listener, self.report);
+            }
+            self.possible(&typed.matches);
+            let route::Route { mut matches, listeners, path, skip_defaults, timeout, .. } = typed;
+            let merge_slashes = path.merge_slashes;
+            let over = |path: Spanned<PathMatch>| Spanned::new(path.value.over(merge_slashes), path.span);
+            matches.paths = matches.paths.into_iter().map(over).collect();
             if whole {
-                complete.push((name.clone(), typed.matches.clone()));
+                let (name, matches, listeners) = (name.clone(), matches.clone(), listeners.clone());
+                complete.push(Candidate { name, matches, listeners, merge_slashes });
             }
             if let Some(action) = action {
-                let route::Route { matches, skip_defaults, timeout, .. } = typed;
-                routes.push(Named { name, value: Route { matches, skip_defaults, filters, timeout, action } });
+                let value = Route { matches, listeners, merge_slashes, skip_defaults, filters, timeout, action };
+                routes.push(Named { name, value });
             }
         }
         overlap::report(&complete, self.report);

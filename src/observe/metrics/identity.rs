@@ -7,28 +7,40 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-pub(super) struct Identities<T>(Mutex<BTreeMap<Box<str>, Weak<T>>>);
+pub(super) struct Identities<T>(Mutex<Known<T>>);
+
+struct Known<T> {
+    names: BTreeMap<Box<str>, Weak<T>>,
+    /// With this many names, those that nobody uses are looked for: so each new one costs the same, however many there are.
+    sweep_at: usize,
+}
+
+/// Fewer names are not worth looking through.
+const FEW: usize = 32;
 
 impl<T> Identities<T> {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+        Self(Mutex::new(Known { names: BTreeMap::new(), sweep_at: FEW }))
     }
 
     /// The numbers of this name: those that there are, or new ones.
     pub(super) fn of(&self, name: &str, new: impl FnOnce() -> T) -> Arc<T> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(name).and_then(Weak::upgrade) {
+        if let Some(found) = known.names.get(name).and_then(Weak::upgrade) {
             return found;
         }
-        known.retain(|_, numbers| numbers.strong_count() > 0);
+        if known.names.len() >= known.sweep_at {
+            known.names.retain(|_, numbers| numbers.strong_count() > 0);
+            known.sweep_at = FEW.max(known.names.len() * 2);
+        }
         let made = Arc::new(new());
-        known.insert(name.into(), Arc::downgrade(&made));
+        known.names.insert(name.into(), Arc::downgrade(&made));
         made
     }
 
     /// All that are in use, by name.
     pub(super) fn all(&self) -> Vec<Arc<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).names.values().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -50,11 +62,13 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_gone_take_no_memory() {
+    fn names_that_are_gone_take_little_memory() {
         let names = Identities::new();
-        for number in 0..100 {
+        let kept: Vec<_> = (0..100).map(|number| names.of(&format!("kept {number}"), || number)).collect();
+        for number in 0..10_000 {
             names.of(&number.to_string(), || number);
         }
-        assert_eq!(names.0.lock().unwrap().len(), 1);
+        assert!(names.0.lock().unwrap().names.len() <= 2 * kept.len());
+        assert_eq!(names.all().len(), kept.len());
     }
 }

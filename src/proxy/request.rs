@@ -158,8 +158,7 @@ impl Proxy {
         let query = head.uri.query();
         let target = Target::new(head.method.clone(), &host, &path, query);
         if !is_as_sent(head.raw_path(), &path, query) {
-            let (path, query) = (path.into_owned(), target.query());
-            send_as(session, &path, query)?;
+            send_as(session, target.path(), target.query())?;
         }
         Ok(Admitted { target, unmerged })
     }

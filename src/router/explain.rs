@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use crate::router::condition::shown;
 use crate::router::rank::{Criterion, Standing};
-use crate::router::{Question, Router, Rule};
+use crate::router::{Patterns, Question, Router, Rule};
 
 /// One route and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +53,14 @@ impl Router {
         let winner = self.find(question).map(|found| found.route);
         let best = winner.and_then(|route| standings.get(&route)).copied();
         let mut candidates: Vec<_> = (0..)
-            .zip(&self.rules)
-            .map(|(route, rule)| {
+            .zip(self.rules.iter().zip(&self.patterns))
+            .map(|(route, (rule, patterns))| {
                 let standing = standings.get(&route);
                 let verdict = match standing {
-                    None => rule.misses(question),
+                    None => patterns.misses(question, rule.keeps_slashes),
                     Some(standing) => self.verdict(rule, question, standing, best.as_ref()),
                 };
-                let group = match (standing, rule.meets_host(question)) {
+                let group = match (standing, patterns.meet_host(question)) {
                     (Some(_), _) => 0,
                     (None, true) => 1,
                     (None, false) => 2,
@@ -101,15 +101,15 @@ impl Router {
     }
 }
 
-impl Rule {
-    fn meets_host(&self, question: &Question<'_>) -> bool {
+impl Patterns {
+    fn meet_host(&self, question: &Question<'_>) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|host| host.matches(question.host))
     }
 
     /// Why the tables do not lead to this route.
-    fn misses(&self, question: &Question<'_>) -> Verdict {
-        let (name, patterns, saw) = if self.meets_host(question) {
-            let path = question.unmerged.filter(|_| self.keeps_slashes).unwrap_or(question.path);
+    fn misses(&self, question: &Question<'_>, keeps_slashes: bool) -> Verdict {
+        let (name, patterns, saw) = if self.meet_host(question) {
+            let path = question.unmerged.filter(|_| keeps_slashes).unwrap_or(question.path);
             ("paths", self.paths.iter().map(ToString::to_string).collect::<Vec<_>>(), path)
         } else {
             ("hosts", self.hosts.iter().map(ToString::to_string).collect(), question.host)

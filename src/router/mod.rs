@@ -33,6 +33,8 @@ pub(crate) use explain::Verdict;
 pub(crate) struct Router {
     table: Table,
     rules: Vec<Rule>,
+    /// What routes say of host and path, in the same order: the tables answer with it, explanations show it.
+    patterns: Vec<Patterns>,
     /// The names of the listeners, by index.
     listeners: Box<[Arc<str>]>,
     keeps_slashes: bool,
@@ -83,6 +85,10 @@ struct Rule {
     keeps_slashes: bool,
     /// What must hold beside host and path.
     conditions: Box<[Condition]>,
+}
+
+/// Where a route is found.
+struct Patterns {
     hosts: Box<[HostPattern]>,
     paths: Box<[PathMatch]>,
 }
@@ -112,7 +118,8 @@ impl Router {
         let paths: Box<[PathMatch]> = matches.paths.into_iter().map(|path| path.value).collect();
         self.table.add(order, hosts.iter(), paths.iter());
         self.keeps_slashes |= keeps_slashes;
-        self.rules.push(Rule { rank, keeps_slashes, conditions, hosts, paths });
+        self.rules.push(Rule { rank, keeps_slashes, conditions });
+        self.patterns.push(Patterns { hosts, paths });
     }
 
     /// Makes ready for questions, once all routes are added.
@@ -120,6 +127,7 @@ impl Router {
         let rules = &self.rules;
         self.table.sort(|route| rules.get(route as usize).map(|rule| rule.rank));
         self.rules.shrink_to_fit();
+        self.patterns.shrink_to_fit();
     }
 
     /// Whether a route has its paths matched with `//` kept.

@@ -40,17 +40,30 @@ pub(super) struct List<'a> {
     table: &'a Table,
 }
 
+/// One line of the processor's cache: with very many routes, what a lookup costs is how many of them it must fetch.
 #[derive(Default)]
+#[repr(align(64))]
 struct Node {
     parent: Option<u32>,
     /// Of the path that leads here.
     length: u32,
+    /// Whether an edge leads further down.
+    inner: bool,
     /// Routes for exactly this path.
-    exact: Vec<u32>,
+    exact: Entries,
     /// Routes for this path and all below it.
-    prefix: Vec<u32>,
+    prefix: Entries,
     /// Expressions that can only match this path and what is below it.
-    regexes: Vec<u32>,
+    regexes: Entries,
+}
+
+/// Mostly one.
+#[derive(Default)]
+enum Entries {
+    #[default]
+    None,
+    One(u32),
+    Many(Box<Vec<u32>>),
 }
 
 #[derive(PartialEq, Eq)]
@@ -118,12 +131,15 @@ impl Table {
     /// Puts every list in the order of the routes' ranks.
     pub(super) fn sort<K: Ord>(&mut self, rank: impl Fn(u32) -> K) {
         for node in &mut self.nodes {
-            for list in [&mut node.exact, &mut node.prefix] {
-                list.sort_by_key(|route| rank(*route));
-                list.dedup();
-                list.shrink_to_fit();
+            for entries in [&mut node.exact, &mut node.prefix] {
+                if let Entries::Many(list) = entries {
+                    list.sort_by_key(|route| rank(*route));
+                    list.dedup();
+                }
             }
-            node.regexes.sort_by_key(|regex| self.regexes.get(*regex as usize).map(|(_, route)| rank(*route)));
+            if let Entries::Many(list) = &mut node.regexes {
+                list.sort_by_key(|regex| self.regexes.get(*regex as usize).map(|(_, route)| rank(*route)));
+            }
         }
         self.edges.shrink_to_fit();
         self.nodes.shrink_to_fit();
@@ -155,14 +171,15 @@ impl Table {
         path: &str,
         visit: &mut impl FnMut(List<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let mut show = |path: PathRank, entries: &[u32]| match entries {
+        let mut show = |path: PathRank, entries: &Entries| match entries.as_slice() {
             [] => ControlFlow::Continue(()),
             entries => visit(List { host, path, entries, table: self }),
         };
         let mut deepest = tree;
         let mut whole = true;
         for segment in path.split('/') {
-            match self.edges.get(&EdgeRef { parent: deepest, segment }) {
+            let edge = EdgeRef { parent: deepest, segment };
+            match self.node(deepest).inner.then(|| self.edges.get(&edge)).flatten() {
                 Some(below) => deepest = *below,
                 None => {
                     whole = false;
@@ -252,6 +269,7 @@ impl Table {
                 let length = u32::try_from(length).unwrap_or(u32::MAX);
                 let below = push(&mut self.nodes, Node { parent: Some(node), length, ..Node::default() });
                 self.edges.insert(Edge { parent: node, segment: segment.into() }, below);
+                self.node_mut(node).inner = true;
                 below
             });
         }
@@ -271,6 +289,24 @@ impl Table {
 fn push(nodes: &mut Vec<Node>, node: Node) -> u32 {
     nodes.push(node);
     u32::try_from(nodes.len() - 1).unwrap_or(u32::MAX)
+}
+
+impl Entries {
+    fn push(&mut self, entry: u32) {
+        match self {
+            Self::None => *self = Self::One(entry),
+            Self::One(first) => *self = Self::Many(Box::new(vec![*first, entry])),
+            Self::Many(list) => list.push(entry),
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::None => &[],
+            Self::One(entry) => std::slice::from_ref(entry),
+            Self::Many(list) => list,
+        }
+    }
 }
 
 impl<'a> List<'a> {

@@ -50,10 +50,10 @@ impl Routes {
         Ok(Self { snapshot: Arc::new(compiled.snapshot), listeners })
     }
 
-    /// The name of the route that a request takes; `None` also where it would be refused before.
+    /// Which route of the file a request takes; `None` also where it would be refused before.
     #[must_use]
-    pub fn find(&self, asked: &Asked<'_>) -> Option<Arc<str>> {
-        self.ask(asked, |question| self.snapshot.route(question).map(|route| route.name.clone()))?
+    pub fn find(&self, asked: &Asked<'_>) -> Option<usize> {
+        self.ask(asked, |question| self.snapshot.find(question))?
     }
 
     /// Each route's name and what becomes of it, the most specific first; nothing where the request would be refused before.

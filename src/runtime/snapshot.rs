@@ -137,6 +137,11 @@ impl Snapshot {
         self.router.find(question).map(|found| Matched { snapshot: self.clone(), found })
     }
 
+    /// The index of the route that a request takes.
+    pub(super) fn find(&self, question: &Question<'_>) -> Option<usize> {
+        self.router.find(question).map(|found| found.route)
+    }
+
     /// Whether a question must hold the path with `//` kept too.
     pub(crate) fn keeps_slashes(&self) -> bool {
         self.router.keeps_slashes()

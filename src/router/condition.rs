@@ -27,11 +27,8 @@ pub(super) enum Condition {
 }
 
 /// The conditions of a route, in the order in which they are looked at.
-pub(super) fn conditions(matches: &Match, listeners: Vec<(usize, Arc<str>)>) -> Box<[Condition]> {
-    let mut all = Vec::new();
-    if !listeners.is_empty() {
-        all.push(Condition::Listeners(listeners.into()));
-    }
+pub(super) fn conditions(matches: &Match, listeners: Option<Box<[(usize, Arc<str>)]>>) -> Box<[Condition]> {
+    let mut all: Vec<Condition> = listeners.map(Condition::Listeners).into_iter().collect();
     if !matches.methods.is_empty() {
         all.push(Condition::Methods(matches.methods.iter().map(|method| method.value.as_http().clone()).collect()));
     }

@@ -103,7 +103,10 @@ impl Router {
     pub(crate) fn add<'a>(&mut self, matches: Match, listeners: impl Iterator<Item = &'a str>, keeps_slashes: bool) {
         let order = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         let index = |name: &str| self.listeners.iter().position(|listener| **listener == *name);
-        let listeners = listeners.filter_map(|name| index(name).map(|index| (index, name.into()))).collect();
+        let mut listeners = listeners.peekable();
+        // Were none of them known, none would do: never all.
+        let listeners =
+            listeners.peek().is_some().then(|| listeners.filter_map(|name| Some((index(name)?, name.into()))).collect());
         let count = |conditions: usize| Reverse(u16::try_from(conditions).unwrap_or(u16::MAX));
         let rank = Rank {
             any_method: matches.methods.is_empty(),

@@ -222,6 +222,8 @@ fn clients_and_listeners() {
     let table = [Row { listeners: vec!["b"], ..row("{paths: [/x]}") }, row("{}")];
     let through = |listener| find(&table, &Request { listener, ..get("h/x", &[]) });
     assert_eq!([through(Some(0)), through(Some(1)), through(None)], [Some(1), Some(0), Some(1)]);
+    let nobodys = [Row { listeners: vec!["unknown"], ..row("{}") }];
+    assert_eq!(find(&nobodys, &get("h/", &[])), None);
 }
 
 #[test]

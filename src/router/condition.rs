@@ -15,7 +15,7 @@ const SHOWN: usize = 200;
 
 /// One condition.
 pub(super) enum Condition {
-    Listeners(Box<[(usize, Arc<str>)]>),
+    Listeners(Places),
     Methods(Box<[http::Method]>),
     /// Of several fields of the name, one is enough.
     Header(HeaderName, ValueMatch),
@@ -26,8 +26,11 @@ pub(super) enum Condition {
     ClientIps(Box<[Cidr]>),
 }
 
+/// Listeners, by their index and name.
+type Places = Box<[(usize, Arc<str>)]>;
+
 /// The conditions of a route, in the order in which they are looked at.
-pub(super) fn conditions(matches: &Match, listeners: Option<Box<[(usize, Arc<str>)]>>) -> Box<[Condition]> {
+pub(super) fn conditions(matches: &Match, listeners: Option<Places>) -> Box<[Condition]> {
     let mut all: Vec<Condition> = listeners.map(Condition::Listeners).into_iter().collect();
     if !matches.methods.is_empty() {
         all.push(Condition::Methods(matches.methods.iter().map(|method| method.value.as_http().clone()).collect()));

@@ -277,7 +277,11 @@ fn strip_nominated(head: &mut RequestHeader) {
 }
 
 fn redirection(redirect: &Redirect, ctx: &Ctx) -> std::result::Result<Reply, Error> {
-    let to = render(&redirect.to, ctx);
+    let mut to = render(&redirect.to, ctx);
+    if to.starts_with("//") && !redirect.to.to_string().starts_with("//") {
+        // The path of a request, where slashes are kept: without this its first segment would be the host (RFC 3986 §4.2).
+        to.insert_str(0, "/.");
+    }
     Ok(Reply::new(redirect.status).with_header("location", &to)?)
 }
 

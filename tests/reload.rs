@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{
     Action, Answer, Connection, Deadline, Halfway, Origin, Outgoing, Ravelin, Signal, full, metric, until_nothing_is_left,
@@ -95,6 +95,48 @@ fn generation(ravelin: &Ravelin) -> usize {
     client.request(&Outgoing::get("/other", "a"), deadline).unwrap();
     let response = client.next_response(deadline).unwrap();
     String::from_utf8_lossy(response.head.values("x-generation")[0]).parse().unwrap()
+}
+
+/// Reads and compiles beside the requests, which are answered meanwhile as ever. How long both take is printed.
+#[test]
+fn ten_thousand_routes_hold_up_no_request() {
+    let routes = |generation: usize| -> String {
+        let route =
+            |n: usize| format!("  r{n}: {{match: {{hosts: [h{n}.example], paths: [/p{}/*]}}, respond: {{}}}}\n", n + generation);
+        let many: String = (0..10_000).map(route).collect();
+        format!(
+            "threads: 1\nlisteners: {{main: {{address: 127.0.0.1:0, limits: {{requests_per_connection: none}}}}}}\n\
+             routes:\n  all: {{respond: {{}}}}\n{many}"
+        )
+    };
+    let ravelin = Ravelin::start(&routes(0));
+    let (stop, slowest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let answered = Arc::new(AtomicU64::new(0));
+    let client = {
+        let (address, stop, slowest, answered) = (ravelin.address().to_owned(), stop.clone(), slowest.clone(), answered.clone());
+        thread::spawn(move || {
+            let mut client = Connection::open(&address, Deadline::standard()).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                client.request(&Outgoing::get("/", "a"), Deadline::standard()).unwrap();
+                assert_eq!(client.next_response(Deadline::standard()).unwrap().head.status(), Some(200));
+                slowest.fetch_max(u64::try_from(began.elapsed().as_micros()).unwrap(), Ordering::Relaxed);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    for generation in 1..=3 {
+        fs::write(ravelin.directory().join("ravelin.yaml"), routes(generation)).unwrap();
+        let before = answered.load(Ordering::Relaxed);
+        ravelin.signal(Signal::HUP).unwrap();
+        let line = ravelin.wait_for_log(&format!("generation={} ", generation + 1), Deadline::standard()).unwrap();
+        let meanwhile = answered.load(Ordering::Relaxed) - before;
+        let took = line.split("took=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        eprintln!("10,000 routes: took={took} answered={meanwhile} slowest={} µs", slowest.swap(0, Ordering::Relaxed));
+        assert!(meanwhile > 1, "requests are answered while the file is read");
+    }
+    stop.store(true, Ordering::Relaxed);
+    client.join().expect("every answer was a 200");
 }
 
 #[test]

@@ -183,6 +183,7 @@ cases! {
     admin_address_of_a_listener: with("admin: {address: 127.0.0.1:8080}\n");
     admin_not_yet: with("admin: {address: 127.0.0.1:9901, explain_token: hunter2}\n");
     admin_unknown_key: with("admin: {address: 127.0.0.1:9901, tokn: hunter2}\n");
+    limits_mistakes: with("defaults:\n  limits:\n    body_size: 0B\n    body_timeout: 0s\n    min_body_rate: 256B\n    concurrent_streams: none\n    tls_handshake_timeout: 1s\n");
     listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    redirect_to_https: true\n    http3: true\n    tls: {}\n    underscores: drop\n    limits: {}\n".to_owned() + ROUTES;
     listener_proxies_that_are_nobody: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {}\n    trust_forwarded: {header: forwarded}\n".to_owned() + ROUTES;
     listener_proxies_by_bad_addresses: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {trust: [10.0.0.1/8, lb.example.com, \"::ffff:10.0.0.0/104\"]}\n    trust_forwarded: {from: [10.0.0.0/33], header: x_real_ip}\n".to_owned() + ROUTES;

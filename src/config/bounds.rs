@@ -2,7 +2,7 @@
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-use crate::types::{ByteSize, Count, Duration, Limit};
+use crate::types::{ByteRate, ByteSize, Count, Duration, Limit};
 
 /// A duration above zero.
 pub(crate) fn positive_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -32,6 +32,26 @@ pub(crate) fn head_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
         0 => Err(D::Error::custom("a size of zero would refuse every request")),
         1..=MAX_HEAD => Ok(Some(size)),
         _ => Err(D::Error::custom("the size must be at most 1MiB")),
+    }
+}
+
+/// `none`, or a size of a body above zero.
+pub(crate) fn body_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit<ByteSize>>, D::Error> {
+    let limit = Limit::<ByteSize>::deserialize(deserializer)?;
+    match limit.get() {
+        Some(size) if size.get() == 0 => {
+            Err(D::Error::custom("a size of zero would refuse every body: for no limit, write `none`"))
+        }
+        _ => Ok(Some(limit)),
+    }
+}
+
+/// `none`, or a rate above zero.
+pub(crate) fn body_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit<ByteRate>>, D::Error> {
+    let limit = Limit::<ByteRate>::deserialize(deserializer)?;
+    match limit.get() {
+        Some(rate) if rate.get() == 0 => Err(D::Error::custom("a rate of zero limits nothing: for no limit, write `none`")),
+        _ => Ok(Some(limit)),
     }
 }
 

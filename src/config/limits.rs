@@ -5,8 +5,8 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::bounds::{head_fields, head_size, positive_limit};
-use crate::types::{ByteSize, Count, Duration, Limit};
+use crate::config::bounds::{body_rate, body_size, head_fields, head_size, positive_limit};
+use crate::types::{ByteRate, ByteSize, Count, Duration, Limit};
 
 /// Bounds on what a client may do; `none` switches one off.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -18,6 +18,12 @@ pub struct Limits {
     /// Between requests, and on an idle HTTP/2 connection. Default: `60s`.
     #[serde(deserialize_with = "some_limit")]
     pub idle_timeout: Option<Limit<Duration>>,
+    /// Between two reads of a request's body, until the response begins; over it 408. Default: `30s`.
+    #[serde(deserialize_with = "some_limit")]
+    pub body_timeout: Option<Limit<Duration>>,
+    /// Of a request's body on average over `body_timeout`, until the response begins; below it 408. Default: `256B/s`.
+    #[serde(deserialize_with = "body_rate")]
+    pub min_body_rate: Option<Limit<ByteRate>>,
     /// A client that takes nothing for this long is dropped. Default: `30s`.
     #[serde(deserialize_with = "some_limit")]
     pub write_timeout: Option<Limit<Duration>>,
@@ -33,12 +39,17 @@ pub struct Limits {
     /// Header fields of a request; over it 431. At most 256. Default: `100`.
     #[serde(deserialize_with = "head_fields")]
     pub headers: Option<Count>,
+    /// Of a request's body; over it 413. Default: `100MiB`.
+    #[serde(deserialize_with = "body_size")]
+    pub body_size: Option<Limit<ByteSize>>,
     /// Open at once on a listener; over it the next ones wait to be accepted. Default: `20000`.
     pub connections: Option<Limit<Count>>,
     /// Open at once from one address (IPv6: one /64); over it a new one is closed. Default: `256`.
     pub connections_per_client: Option<Limit<Count>>,
     /// After so many a connection is closed. Default: `10000`.
     pub requests_per_connection: Option<Limit<Count>>,
+    /// HTTP/2 streams open at once on a connection; over it they are refused. Default: `100`.
+    pub concurrent_streams: Option<Count>,
 }
 
 /// The bounds in force on a listener.
@@ -48,6 +59,10 @@ pub struct ListenerLimits {
     pub header_timeout: Option<StdDuration>,
     /// Between requests.
     pub idle_timeout: Option<StdDuration>,
+    /// Between two reads of a body.
+    pub body_timeout: Option<StdDuration>,
+    /// Of a body, in bytes a second.
+    pub min_body_rate: Option<u64>,
     /// For a client that takes nothing.
     pub write_timeout: Option<StdDuration>,
     /// For a tunnel that carries nothing.
@@ -58,12 +73,16 @@ pub struct ListenerLimits {
     pub uri_size: usize,
     /// Fields of a head.
     pub headers: usize,
+    /// Of a body, in bytes.
+    pub body_size: Option<u64>,
     /// Open at once.
     pub connections: Option<u32>,
     /// Open at once from one client.
     pub connections_per_client: Option<u32>,
     /// Requests of a connection.
     pub requests_per_connection: Option<u32>,
+    /// HTTP/2 streams of a connection.
+    pub concurrent_streams: u32,
 }
 
 impl Limits {
@@ -81,7 +100,13 @@ impl Limits {
         let size = |own: Option<ByteSize>, other: Option<ByteSize>, default: usize| {
             own.or(other).map_or(default, |size| usize::try_from(size.get()).unwrap_or(usize::MAX))
         };
+        let min_body_rate = self.min_body_rate.or(others.min_body_rate);
+        let body_size = self.body_size.or(others.body_size);
         ListenerLimits {
+            body_timeout: time(self.body_timeout, others.body_timeout, 30),
+            min_body_rate: min_body_rate.map_or(Some(256), |limit| limit.get().map(ByteRate::get)),
+            body_size: body_size.map_or(Some(100 << 20), |limit| limit.get().map(ByteSize::get)),
+            concurrent_streams: self.concurrent_streams.or(others.concurrent_streams).map_or(100, Count::get),
             header_timeout: time(self.header_timeout, others.header_timeout, 10),
             idle_timeout: time(self.idle_timeout, others.idle_timeout, 60),
             write_timeout: time(self.write_timeout, others.write_timeout, 30),
@@ -117,6 +142,9 @@ mod tests {
 
     #[test]
     fn bounds_that_would_refuse_everything_are_refused() {
+        for text in ["{body_timeout: 0s}", "{min_body_rate: 0B/s}", "{body_size: 0B}", "{concurrent_streams: 0}"] {
+            assert!(decoded::<Limits>(text).is_err(), "{text}");
+        }
         for text in ["{header_timeout: 0s}", "{header_size: 0B}", "{headers: 0}", "{connections: 0}"] {
             assert!(decoded::<Limits>(text).is_err(), "{text}");
         }

@@ -11,10 +11,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("File", &["overload", "hardening", "tracing", "tests"]),
     ("IncludedFile", &["tests"]),
     ("Admin", &["explain_token"]),
-    (
-        "Limits",
-        &["body_timeout", "min_body_rate", "tls_handshake_timeout", "body_size", "handshakes_per_client", "concurrent_streams"],
-    ),
+    ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
     ("Listener", &["redirect_to_https", "http3", "tls", "underscores"]),
     (
         "Upstream",

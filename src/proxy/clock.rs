@@ -22,10 +22,17 @@ pub(crate) enum Expired {
     Tunnel,
     /// The client, to take what is sent.
     Client,
+    /// The client, to send more of its body.
+    Body,
+    /// Likewise: it comes too slowly.
+    BodyRate,
+    /// Nothing: an HTTP/2 client sends frames that ask for work and carry nothing.
+    Flood,
 }
 
 impl Expired {
-    const ALL: [Self; 5] = [Self::Response, Self::Read, Self::Exchange, Self::Tunnel, Self::Client];
+    const ALL: [Self; 8] =
+        [Self::Response, Self::Read, Self::Exchange, Self::Tunnel, Self::Client, Self::Body, Self::BodyRate, Self::Flood];
 
     /// Above zero, which stands for none.
     fn code(self) -> u8 {
@@ -35,6 +42,9 @@ impl Expired {
             Self::Exchange => 3,
             Self::Tunnel => 4,
             Self::Client => 5,
+            Self::Body => 6,
+            Self::BodyRate => 7,
+            Self::Flood => 8,
         }
     }
 }
@@ -52,6 +62,8 @@ pub(crate) struct Clock {
     /// The client takes nothing: the endpoint can't be blamed for the pause.
     client_stalls: AtomicBool,
     expired: AtomicU8,
+    /// The response has begun: the client may take its time for the rest of its request.
+    responding: AtomicBool,
     /// The proxy has taken the exchange on.
     taken: AtomicBool,
     /// Somebody waits by [`Clock::expiry`], and `moved` wakes them when a deadline is moved closer.
@@ -71,6 +83,7 @@ impl Clock {
             step_kind: AtomicU8::new(0),
             client_stalls: AtomicBool::new(false),
             expired: AtomicU8::new(0),
+            responding: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             moved: Notify::new(),
@@ -83,6 +96,7 @@ impl Clock {
         self.clear_step();
         self.expired.store(0, Ordering::Relaxed);
         self.taken.store(false, Ordering::Relaxed);
+        self.responding.store(false, Ordering::Relaxed);
         self.client_stalls.store(false, Ordering::Relaxed);
     }
 
@@ -123,9 +137,24 @@ impl Clock {
         self.begin_step(Expired::Tunnel, limit, now);
     }
 
-    /// The client took nothing for too long.
-    pub(crate) fn client_is_lost(&self) {
-        self.expired.store(Expired::Client.code(), Ordering::Relaxed);
+    /// The next piece of the client's body is due within this time from `now`.
+    pub(crate) fn await_request(&self, limit: Option<Duration>, now: Instant) {
+        self.begin_step(Expired::Body, limit, now);
+    }
+
+    /// The client's connection has seen what ends the exchange.
+    pub(crate) fn client_failed(&self, how: Expired) {
+        self.expired.store(how.code(), Ordering::Relaxed);
+    }
+
+    /// The response begins.
+    pub(crate) fn respond(&self) {
+        self.responding.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has begun.
+    pub(crate) fn is_responding(&self) -> bool {
+        self.responding.load(Ordering::Relaxed)
     }
 
     /// Nothing is awaited from an endpoint.

@@ -9,6 +9,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
+use crate::proxy::pace::Pace;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
 
@@ -34,8 +35,25 @@ pub(crate) struct Connection {
     pub(crate) clock: Arc<Clock>,
     /// How long a tunnel may carry nothing.
     pub(crate) tunnel_idle: Option<Duration>,
+    /// Bytes of a request's body.
+    pub(crate) body_size: Option<u64>,
+    /// What is not seen at the connection, where requests share it.
+    pub(crate) stream: Option<StreamBounds>,
     /// No request after this one is wanted on the connection.
     pub(crate) last: bool,
+}
+
+/// Bounds of a request that is one stream among others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamBounds {
+    /// Of its head, in bytes.
+    pub(crate) header_size: usize,
+    /// Of its target, in bytes.
+    pub(crate) uri_size: usize,
+    /// Its fields.
+    pub(crate) headers: usize,
+    /// How its body comes.
+    pub(crate) pace: Pace,
 }
 
 /// One request.
@@ -64,6 +82,8 @@ pub(crate) struct Ctx {
     pub(super) user_agent: Option<HeaderValue>,
     /// Likewise.
     pub(super) referer: Option<HeaderValue>,
+    /// How the body comes, of a stream.
+    pub(super) pace: Option<Pace>,
     /// Bytes of the request's body.
     pub(super) received: u64,
     /// Bytes of the response's body.
@@ -92,12 +112,15 @@ impl Ctx {
                 scheme: Scheme::Http,
                 clock: Arc::new(Clock::new()),
                 tunnel_idle: None,
+                body_size: None,
+                stream: None,
                 last: true,
             })
         });
         connection.clock.take();
         Box::new(Self {
             exchange: Exchange::new(RequestId::mint(), connection.client, connection.scheme),
+            pace: connection.stream.map(|bounds| bounds.pace),
             connection,
             route: None,
             run: Run::default(),

@@ -4,12 +4,14 @@
 //! endpoint and makes the copy that is sent; [`response`] walks the answer back; [`reply`] sends the answers that Ravelin makes
 //! itself; [`failure`] turns what went wrong into one of them; [`self::log`] records how it ended.
 
+mod bounds;
 mod clock;
 mod ctx;
 mod failure;
 mod forwarded;
 mod head;
 mod log;
+mod pace;
 mod reply;
 mod request;
 mod response;
@@ -31,9 +33,10 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
-pub(crate) use self::ctx::{Connection, serve};
+pub(crate) use self::ctx::{Connection, StreamBounds, serve};
 pub(crate) use self::failure::refusal;
 pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
+pub(crate) use self::pace::Pace;
 use self::via::Via;
 use crate::observe::Observers;
 use crate::runtime::Store;
@@ -79,7 +82,7 @@ impl ProxyHttp for Proxy {
 
     async fn connected_to_upstream(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         reused: bool,
         peer: &HttpPeer,
         _fd: std::os::unix::io::RawFd,
@@ -87,7 +90,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         ::log::debug!("connected endpoint={} reused={reused}", peer._address);
-        upstream::connected(reused, ctx);
+        upstream::connected(session, reused, ctx);
         Ok(())
     }
 

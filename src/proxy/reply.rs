@@ -50,6 +50,7 @@ impl Proxy {
     /// As [`Proxy::answer`].
     pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
+        ctx.connection.clock.respond();
         // Pingora closes by itself after an answer to a request whose body has not been read.
         if session.is_process_shutting_down() {
             session.set_keepalive(None);

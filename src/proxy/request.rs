@@ -11,6 +11,8 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
+use crate::proxy::bounds::{bounded, limit_body};
+use crate::proxy::failure::missed;
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::split::choose;
@@ -33,12 +35,17 @@ impl Proxy {
         match decision {
             Ok(None) => Ok(false),
             Ok(Some(reply)) => self.answer(session, ctx, reply).await.map(|()| true),
-            Err(error) => self.answer_error(session, ctx, error).await.map(|()| true),
+            Err(error) => {
+                // A filter that waits for the body sees no more than that it broke off.
+                let error = ctx.connection.clock.expired().map_or(error, missed);
+                self.answer_error(session, ctx, error).await.map(|()| true)
+            }
         }
     }
 
     async fn decide(&self, session: &mut Session, ctx: &mut Ctx) -> std::result::Result<Option<Reply>, Error> {
         let seen = look_over(session, ctx);
+        limit_body(session, ctx);
         let snapshot = self.store.load();
         let believed = believed(session, ctx, &snapshot);
         let route = self.choose(session, ctx, &snapshot, &seen)?;
@@ -93,7 +100,7 @@ impl Proxy {
         snapshot: &Arc<Snapshot>,
         seen: &Seen,
     ) -> std::result::Result<Matched, Error> {
-        let unmerged = match self.admit(session, seen, snapshot.keeps_slashes()) {
+        let unmerged = match bounded(session, &ctx.connection).and_then(|()| self.admit(session, seen, snapshot.keeps_slashes())) {
             Ok(Admitted { target, unmerged }) => {
                 ctx.exchange.target = target;
                 unmerged

@@ -32,6 +32,7 @@ impl Proxy {
                 return Ok(());
             }
             ctx.responding = true;
+            ctx.connection.clock.respond();
             let now = Instant::now();
             ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
             body_arrived(ctx, now);
@@ -101,6 +102,7 @@ pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<
 
 fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
     ctx.tunnel = true;
+    ctx.connection.clock.respond();
     ctx.connection.clock.unlimit_exchange();
     ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     // Pingora's read timeout for requests would end a quiet tunnel after a minute: the clock keeps its time, both ways.

@@ -10,6 +10,7 @@ use pingora_proxy::Session;
 
 use crate::filter::{Error, InvalidField, Party, RequestHead};
 use crate::observe::{Connect, Timing};
+use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::{Ctx, Proxy, Result};
@@ -45,7 +46,14 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
 }
 
 /// There is a connection for this try.
-pub(super) fn connected(reused: bool, ctx: &mut Ctx) {
+pub(super) fn connected(session: &mut Session, reused: bool, ctx: &mut Ctx) {
+    if let Some(pace) = &mut ctx.pace
+        && !session.as_downstream_mut().is_body_done()
+    {
+        let now = Instant::now();
+        pace.waits(|| now);
+        ctx.connection.clock.await_request(pace.timeout(), now);
+    }
     if reused {
         // It took no time to speak of, and none is shown: the clock need not be read.
         ctx.timing.connect = Some(Connect::Reused);
@@ -142,10 +150,35 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
         // Until here it was the client's turn: the endpoint can't answer before it has the whole request.
         await_response(ctx, body.as_ref().is_some_and(|body| !body.is_empty()));
     }
-    ctx.received += body.as_ref().map_or(0, Bytes::len) as u64;
+    let length = body.as_ref().map_or(0, Bytes::len);
+    ctx.received += length as u64;
+    if !ctx.tunnel {
+        bounded(length, end, ctx).map_err(|error| ended(ctx, error))?;
+    }
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
         let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
         outcome.map_err(|error| ended(ctx, error))?;
+    }
+    Ok(())
+}
+
+/// Whether a body is as large and as fast as it must be. The time of a body over HTTP/1 is kept by the connection.
+fn bounded(length: usize, end: bool, ctx: &mut Ctx) -> std::result::Result<(), Error> {
+    if let Some(limit) = ctx.connection.body_size.filter(|limit| ctx.received > *limit) {
+        let message = format!("the body is larger than {limit} bytes");
+        return Err(Error::new(413, Party::Client, "body_too_large").with_message(message));
+    }
+    if let Some(pace) = &mut ctx.pace
+        && !end
+        && !ctx.responding
+    {
+        let now = Instant::now();
+        pace.came(length, || now);
+        if let Some(expired) = pace.look(now) {
+            return Err(missed(expired));
+        }
+        pace.waits(|| now);
+        ctx.connection.clock.await_request(pace.timeout(), now);
     }
     Ok(())
 }

@@ -69,8 +69,11 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
     let mut served: u32 = 0;
     loop {
         let limits = listener.limits();
-        conn.limit_writes(limits.write_timeout);
+        conn.limit(&limits);
         match next(&mut conn, &limits, &listener.drain).await {
+            Next::Request(_, Body::Length(length)) if limits.body_size.is_some_and(|limit| length > limit) => {
+                return refuse(conn, 413, "body_too_large", &listener, client).await;
+            }
             Next::Request(head, body) => {
                 served = served.saturating_add(1);
                 let last = listener.drain.is_stopping() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
@@ -81,6 +84,8 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     scheme: Scheme::Http,
                     clock: clock.clone(),
                     tunnel_idle: limits.websocket_idle_timeout,
+                    body_size: limits.body_size,
+                    stream: None,
                     last,
                 };
                 match exchange(conn, head, body, connection, &listener).await {
@@ -90,7 +95,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                 }
             }
             Next::Http2 if listener.http2 && served == 0 => {
-                return http2::serve(conn.into_http2(), client, &listener, limits).await;
+                return http2::serve(conn.into_http2(), client, &clock, &listener, limits).await;
             }
             Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client).await,
             Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client).await,

@@ -13,19 +13,37 @@ use tokio::sync::Notify;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{self, Clock, Connection};
+use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_silently};
 use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
 
 /// How much longer than its time an exchange may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Room for pseudo-fields in a list of fields.
+const PSEUDO: usize = 8;
+
 /// Serves an HTTP/2 connection until it ends.
-pub(super) async fn serve(conn: Conn, client: Client, listener: &Arc<Listener>, limits: ListenerLimits) {
+pub(super) async fn serve(conn: Conn, client: Client, clock: &Clock, listener: &Arc<Listener>, limits: ListenerLimits) {
+    carry(conn, client, listener, limits).await;
+    if clock.expired() == Some(Expired::Flood) {
+        let (name, observers) = (&*listener.name, &listener.observers);
+        let refused = Refused { status: 400, reason: "http2_flood", listener: name, client, scheme: Scheme::Http, seen: b"" };
+        refused_silently(&refused, observers);
+    }
+}
+
+async fn carry(conn: Conn, client: Client, listener: &Arc<Listener>, limits: ListenerLimits) {
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = limits.idle_timeout;
-    let app =
-        Arc::new(Streams { listener: listener.clone(), client, limits, served: AtomicU32::new(0), full: Notify::new(), options });
+    let bounds = StreamBounds {
+        header_size: limits.header_size,
+        uri_size: limits.uri_size,
+        headers: limits.headers,
+        pace: Pace::new(&limits),
+    };
+    let (served, full) = (AtomicU32::new(0), Notify::new());
+    let app = Arc::new(Streams { listener: listener.clone(), client, limits, bounds, served, full, options });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
@@ -43,6 +61,7 @@ struct Streams {
     listener: Arc<Listener>,
     client: Client,
     limits: ListenerLimits,
+    bounds: StreamBounds,
     /// How many requests have come.
     served: AtomicU32,
     /// No more are wanted.
@@ -71,6 +90,8 @@ impl HttpServerApp for Streams {
             scheme: Scheme::Http,
             clock: clock.clone(),
             tunnel_idle: None,
+            body_size: self.limits.body_size,
+            stream: Some(self.bounds),
             last: false,
         };
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
@@ -86,7 +107,13 @@ impl HttpServerApp for Streams {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        Some(default_h2_options())
+        let mut options = default_h2_options();
+        options.max_concurrent_streams(self.limits.concurrent_streams);
+        // What is larger is dropped while it is read; up to here it is refused as over HTTP/1, and recorded. RFC 9113 §6.5.2 counts 32 for
+        // each field, and the pseudo-fields.
+        let list = self.limits.header_size + self.limits.uri_size + 32 * (self.limits.headers + PSEUDO);
+        options.max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX));
+        Some(options)
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

@@ -7,6 +7,7 @@ mod clients;
 mod connection;
 mod descriptors;
 mod drain;
+mod frames;
 mod gate;
 mod head;
 mod http2;

@@ -3,6 +3,7 @@
 //! What a client sends ahead of its turn stays here for the next request. While Pingora waits for an endpoint it polls this
 //! stream for a client that leaves; so the deadlines of the exchange are kept here too: when one passes, the read fails.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
@@ -22,7 +23,9 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::proxy::Clock;
+use crate::config::ListenerLimits;
+use crate::proxy::{Clock, Expired, Pace};
+use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
 
 /// Small writes are joined up to this size: a head and a small body leave together.
@@ -31,6 +34,13 @@ const JOIN: usize = 8 * 1024;
 const FIRST: usize = 2 * 1024;
 /// How much is read at once while waiting for a head, or from a client that speaks out of turn.
 const READ: usize = 4 * 1024;
+
+/// What a frame may carry, unless a server says otherwise (RFC 9113 §4.2).
+const MAX_FRAME: usize = 16 * 1024;
+
+/// How long, and for how many reads, a connection is read after our side has closed.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_READS: usize = 256;
 
 /// A client's connection.
 pub(super) struct Conn {
@@ -45,9 +55,14 @@ pub(super) struct Conn {
     out: BytesMut,
     clock: Arc<Clock>,
     timer: Option<Pin<Box<Sleep>>>,
-    http2: bool,
+    /// The frames that come, over HTTP/2.
+    frames: Option<Box<Frames>>,
     /// How long the client may take nothing.
     write_timeout: Option<Duration>,
+    /// How the current body comes.
+    pace: Pace,
+    /// The client sent too many frames: the last that Pingora reads are ours.
+    calmed: bool,
     /// Since when it takes nothing.
     stalled_since: Option<Instant>,
 }
@@ -63,15 +78,18 @@ impl Conn {
             out: BytesMut::new(),
             clock,
             timer: None,
-            http2: false,
+            frames: None,
             write_timeout: None,
+            pace: Pace::default(),
+            calmed: false,
             stalled_since: None,
         }
     }
 
-    /// A client that takes nothing for this long is dropped.
-    pub(super) fn limit_writes(&mut self, timeout: Option<Duration>) {
-        self.write_timeout = timeout;
+    /// The limits of its listener, which a reload changes.
+    pub(super) fn limit(&mut self, limits: &ListenerLimits) {
+        self.write_timeout = limits.write_timeout;
+        self.pace = Pace::new(limits);
     }
 
     /// What has been read ahead.
@@ -82,6 +100,7 @@ impl Conn {
     /// Begins a request: takes its head of this length, and lets its body through.
     pub(super) fn begin(&mut self, head: usize, body: Body) -> BytesMut {
         self.body = body;
+        self.pace.restart();
         self.clock.reset();
         if self.ahead.len() == head {
             // Nothing came ahead: the buffer goes with the head, and an idle connection holds none.
@@ -100,7 +119,7 @@ impl Conn {
 
     /// Lets everything through, as HTTP/2.
     pub(super) fn into_http2(mut self) -> Self {
-        self.http2 = true;
+        self.frames = Some(Box::new(Frames::new()));
         self.body = Body::Open;
         self.timer = None;
         self
@@ -139,22 +158,43 @@ impl Conn {
     /// Fails once a deadline has passed; otherwise the task is woken when one does.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         // Of the streams that share a connection each keeps its own time.
-        if !self.http2 && self.clock.expired().is_some() {
+        if self.frames.is_none() && self.clock.expired().is_some() {
             return Poll::Ready(io::ErrorKind::TimedOut.into());
         }
         loop {
             let stall = self.stalled_since.zip(self.write_timeout).map(|(since, timeout)| since + timeout);
-            let exchange = if self.http2 { None } else { self.clock.due().map(Instant::from) };
-            let Some(at) = stall.into_iter().chain(exchange).min() else { return Poll::Pending };
+            let exchange = if self.frames.is_some() { None } else { self.clock.due().map(Instant::from) };
+            let slow = if self.clock.is_responding() { None } else { self.pace.due() };
+            let Some(at) = stall.into_iter().chain(exchange).chain(slow.map(Instant::from)).min() else { return Poll::Pending };
             // The timer knows whether there is time left: the clock is read when it says that there is none.
             ready!(self.poll_until(at, cx));
             if stall.is_some_and(|at| at <= Instant::now()) {
-                self.clock.client_is_lost();
+                self.clock.client_failed(Expired::Client);
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
-            if !self.http2 && self.clock.look().is_err() {
+            if slow.is_some()
+                && let Some(expired) = self.pace.look(Instant::now().into_std())
+            {
+                self.clock.client_failed(expired);
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
+            if self.frames.is_none() && self.clock.look().is_err() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    /// Whether it is the client's turn: its body is not whole, and no response has begun.
+    fn awaits_body(&self) -> bool {
+        self.is_unread() && !self.clock.is_responding()
+    }
+
+    /// Whether a part of the current request's body has not been read.
+    fn is_unread(&self) -> bool {
+        match &self.body {
+            Body::Length(left) => *left > 0,
+            Body::Chunked(chunks) => !chunks.is_done(),
+            Body::Open => false,
         }
     }
 
@@ -196,15 +236,41 @@ impl Conn {
                     self.ahead.advance(taken);
                 }
             }
-            Body::Open if self.ahead.is_empty() => ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?,
+            Body::Open if self.ahead.is_empty() => {
+                if !self.calmed {
+                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                    self.meter(buffer, before);
+                }
+            }
             Body::Open => {
                 let read = buffer.remaining().min(self.ahead.len());
                 buffer.put_slice(&self.ahead[..read]);
                 self.ahead.advance(read);
+                if !self.calmed {
+                    self.meter(buffer, before);
+                }
             }
         }
         self.ended |= buffer.filled().len() == before;
         Poll::Ready(Ok(()))
+    }
+
+    /// Counts the frames in what has been read since `before`. After one too many, nothing of the client's is read any more.
+    fn meter(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let Some(frames) = &mut self.frames else { return };
+        let Some(taken) = frames.take(&buffer.filled()[before..], || Instant::now().into_std()) else { return };
+        // The frame goes through with a payload that means nothing: what follows must find whole frames. A longer one than may be
+        // is refused for that.
+        let rest = frames.rest().min(MAX_FRAME);
+        buffer.set_filled(before + taken);
+        self.calmed = true;
+        self.clock.client_failed(Expired::Flood);
+        self.ahead = BytesMut::zeroed(rest);
+        if let Some(last) = self.ahead.last_mut() {
+            // A window is not updated by zero.
+            *last = 1;
+        }
+        self.ahead.extend_from_slice(&last_straw());
     }
 
     /// Ends when the client does. What it sends ahead is kept, up to one read: then it must wait its turn.
@@ -226,6 +292,9 @@ impl Conn {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.flowing();
+                    if let Some(frames) = &mut self.frames {
+                        frames.sent(written);
+                    }
                     self.out.advance(written);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -262,15 +331,22 @@ impl Conn {
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         match this.poll_body(cx, buffer) {
             Poll::Pending => {
+                if this.awaits_body() {
+                    this.pace.waits(|| Instant::now().into_std());
+                }
                 // Pingora waits for the endpoint: what it has written until now must not wait with it.
                 if let Poll::Ready(Err(error)) = this.poll_out(cx) {
                     return Poll::Ready(Err(error));
                 }
                 this.poll_deadline(cx).map(Err)
             }
-            outcome => outcome,
+            outcome => {
+                this.pace.came(buffer.filled().len() - before, || Instant::now().into_std());
+                outcome
+            }
         }
     }
 }
@@ -291,6 +367,9 @@ impl AsyncWrite for Conn {
             Poll::Pending => this.stalled(cx),
             outcome => {
                 this.flowing();
+                if let (Some(frames), Poll::Ready(Ok(written))) = (&mut this.frames, &outcome) {
+                    frames.sent(*written);
+                }
                 outcome
             }
         }
@@ -315,6 +394,17 @@ impl Shutdown for Conn {
         if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
             log::debug!("closing a connection failed error={error}");
         }
+        if self.is_unread() && !self.ended {
+            // What the client still sends is read for a while, or its own side would take the answer away with a reset (RFC 9112 §9.6).
+            let mut left = LINGER_READS;
+            let _ = tokio::time::timeout(LINGER, async {
+                while left > 0 && matches!(poll_fn(|cx| self.poll_ahead(cx)).await, Ok(true)) {
+                    self.ahead.clear();
+                    left -= 1;
+                }
+            })
+            .await;
+        }
     }
 }
 
@@ -330,7 +420,7 @@ impl Ssl for Conn {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        if self.http2 { Some(ALPN::H2) } else { self.io.selected_alpn_proto() }
+        if self.frames.is_some() { Some(ALPN::H2) } else { self.io.selected_alpn_proto() }
     }
 }
 
@@ -366,7 +456,7 @@ impl std::fmt::Debug for Conn {
         f.debug_struct("Conn")
             .field("id", &self.id())
             .field("body", &self.body)
-            .field("http2", &self.http2)
+            .field("http2", &self.frames.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 //! Each parses from text ([`std::str::FromStr`]) with an error that says what would be right, and prints as it is written.
 
 mod address;
+mod byterate;
 mod bytesize;
 mod cidr;
 mod count;
@@ -23,6 +24,7 @@ mod token;
 mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
+pub use self::byterate::{ByteRate, ByteRateError};
 pub use self::bytesize::{ByteSize, ByteSizeError};
 pub use self::cidr::{Cidr, CidrError};
 pub use self::count::{Count, CountError};

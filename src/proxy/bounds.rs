@@ -1,0 +1,41 @@
+//! How large a request may be, where its connection can't tell: over HTTP/2.
+
+use http::header::CONTENT_LENGTH;
+use pingora_proxy::Session;
+
+use crate::filter::{Error, Party};
+use crate::proxy::{Connection, Ctx};
+
+/// The client's connection keeps the time of a body; a stream has none of its own, so it is kept here.
+pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
+    // Pingora's own timeout would end a body that may pause longer.
+    session.as_downstream_mut().set_read_timeout(None);
+    if let Some(bounds) = &ctx.connection.stream
+        && !session.as_downstream_mut().is_body_empty()
+    {
+        ctx.connection.clock.await_request(bounds.pace.timeout(), ctx.exchange.started);
+    }
+}
+
+/// Whether a request's sizes are as they may be. Over HTTP/1 the connection has seen to it.
+pub(super) fn bounded(session: &Session, connection: &Connection) -> std::result::Result<(), Error> {
+    let Some(bounds) = &connection.stream else { return Ok(()) };
+    let head = session.req_header();
+    let refused = |status, reason| Err(Error::new(status, Party::Client, reason));
+    if head.raw_path().len() > bounds.uri_size {
+        return refused(414, "target_too_long");
+    }
+    if head.headers.len() > bounds.headers {
+        return refused(431, "too_many_headers");
+    }
+    // As HTTP/1 would write it.
+    let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if head.raw_path().len() + fields > bounds.header_size {
+        return refused(431, "head_too_large");
+    }
+    let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if connection.body_size.is_some_and(|limit| announced.is_some_and(|length| length > limit)) {
+        return refused(413, "body_too_large");
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The frames of an HTTP/2 connection, counted as they pass: a client that sends many which ask for work and carry nothing is told to
+//! calm down (RFC 9113 §10.5).
+//!
+//! Below us, the h2 crate bounds what a connection makes it keep: header lists, CONTINUATION frames, streams that are reset before they
+//! are taken up, small pieces of data. What it does not bound is how often it is made to answer or to begin something: PING, SETTINGS,
+//! PRIORITY, WINDOW_UPDATE, and requests that are reset once they are on their way upstream. Pure: the time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// What is spent on frames of one kind: so many at once, and so many a second for ever.
+#[derive(Debug, Clone, Copy)]
+struct Purse {
+    left: f64,
+    most: f64,
+    per_second: f64,
+    filled: Option<Instant>,
+}
+
+/// PING, SETTINGS, PRIORITY, CONTINUATION, frames of unknown kinds, and DATA that is empty. A gRPC client sends a PING with each burst of
+/// data; nobody sends hundreds a second for long.
+const CONTROL: Purse = Purse::new(1000.0, 100.0);
+/// WINDOW_UPDATE, beside those that what we send explains.
+const UPDATES: Purse = Purse::new(1000.0, 100.0);
+/// RST_STREAM. A browser that leaves a page resets all of its streams at once.
+const RESETS: Purse = Purse::new(200.0, 20.0);
+/// A stream that is opened explains so much of a reset: a client may give up on half of its requests.
+const RESETS_PER_STREAM: f64 = 0.5;
+/// So many bytes that we send explain a WINDOW_UPDATE.
+const BYTES_PER_UPDATE: f64 = 64.0;
+
+/// The client's connection preface (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+const HEAD: usize = 9;
+
+/// Follows the frames that a client sends.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Bytes until the next frame's head.
+    skip: usize,
+    head: [u8; HEAD],
+    /// How much of the head has come.
+    have: usize,
+    control: Purse,
+    updates: Purse,
+    resets: Purse,
+}
+
+impl Frames {
+    /// Before the preface.
+    pub(super) fn new() -> Self {
+        Self { skip: PREFACE, head: [0; HEAD], have: 0, control: CONTROL, updates: UPDATES, resets: RESETS }
+    }
+
+    /// So many bytes went to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.updates.earn(bytes as f64 / BYTES_PER_UPDATE);
+    }
+
+    /// How many of these bytes may pass: all of them, or those before the frame that is one too many.
+    pub(super) fn take(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.skip > 0 {
+                let here = self.skip.min(bytes.len() - at);
+                self.skip -= here;
+                at += here;
+                continue;
+            }
+            self.head[self.have] = bytes[at];
+            self.have += 1;
+            at += 1;
+            if self.have == HEAD {
+                self.have = 0;
+                self.skip = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
+                if !self.spend(&now) {
+                    return Some(at);
+                }
+            }
+        }
+        None
+    }
+
+    fn spend(&mut self, now: &impl Fn() -> Instant) -> bool {
+        const END_STREAM: u8 = 1;
+        match self.head[3] {
+            // DATA
+            0 if self.skip > 0 || self.head[4] & END_STREAM != 0 => true,
+            // HEADERS
+            1 => {
+                self.resets.earn(RESETS_PER_STREAM);
+                true
+            }
+            // RST_STREAM
+            3 => self.resets.spend(now()),
+            // WINDOW_UPDATE
+            8 => self.updates.spend(now()),
+            _ => self.control.spend(now()),
+        }
+    }
+
+    /// How many bytes belong to the frame whose head has passed last: what has to pass before another frame may begin.
+    pub(super) fn rest(&self) -> usize {
+        self.skip
+    }
+}
+
+impl Purse {
+    const fn new(most: f64, per_second: f64) -> Self {
+        Self { left: most, most, per_second, filled: None }
+    }
+
+    fn earn(&mut self, share: f64) {
+        self.left = (self.left + share).min(self.most);
+    }
+
+    /// `false`: there is nothing left.
+    fn spend(&mut self, now: Instant) -> bool {
+        let passed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
+        self.filled = Some(now);
+        self.earn(passed.as_secs_f64() * self.per_second);
+        self.left -= 1.0;
+        self.left >= 0.0
+    }
+}
+
+/// Frames that make the h2 crate say GOAWAY with ENHANCE_YOUR_CALM and close, in the place of the client's: a header block in more pieces
+/// than any is allowed to have. What it writes stays in one order that way, and streams end as they would for a flood that it sees itself.
+pub(super) fn last_straw() -> Vec<u8> {
+    const PIECES: usize = 160;
+    const STREAM: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
+    let frame = |kind: u8| [&[0, 0, 0, kind, 0], &STREAM[..]].concat();
+    let mut frames = frame(1);
+    for _ in 0..PIECES {
+        frames.extend(frame(9));
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+        frame.resize(HEAD + payload, 0);
+        frame
+    }
+
+    fn begun() -> Frames {
+        let mut frames = Frames::new();
+        assert_eq!(frames.take(&[0; PREFACE], Instant::now), None);
+        frames
+    }
+
+    /// How many of these pass before one is too many.
+    fn passing(frames: &mut Frames, unit: &[u8], times: usize) -> usize {
+        let now = Instant::now();
+        (0..times).take_while(|_| frames.take(unit, || now).is_none()).count()
+    }
+
+    #[test]
+    fn floods_have_an_end() {
+        for kind in [2, 4, 5, 6, 8, 9, 77] {
+            assert_eq!(passing(&mut begun(), &frame(kind, 0, 8), 10_000), 1000, "{kind}");
+        }
+        assert_eq!(passing(&mut begun(), &frame(0, 0, 0), 10_000), 1000, "empty DATA");
+        assert_eq!(passing(&mut begun(), &[frame(1, 4, 20), frame(3, 0, 4)].concat(), 10_000), 399, "rapid reset");
+    }
+
+    #[test]
+    fn what_carries_something_may_come_for_ever() {
+        let exchange = [frame(1, 4, 20), frame(0, 0, 100), frame(0, 1, 0)].concat();
+        assert_eq!(passing(&mut begun(), &exchange, 10_000), 10_000);
+        let mut frames = begun();
+        for _ in 0..10_000 {
+            frames.sent(1000);
+            assert_eq!(frames.take(&frame(8, 0, 4), Instant::now), None);
+        }
+        // A client that gives up on a third of its requests.
+        let third = [frame(1, 5, 20), frame(1, 5, 20), frame(1, 5, 20), frame(3, 0, 4)].concat();
+        assert_eq!(passing(&mut begun(), &third, 10_000), 10_000);
+    }
+
+    #[test]
+    fn time_forgives() {
+        let mut frames = begun();
+        let start = Instant::now();
+        for second in 0..60 {
+            for _ in 0..100 {
+                assert_eq!(frames.take(&frame(6, 0, 8), || start + Duration::from_secs(second)), None);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let whole = [frame(6, 0, 8), frame(0, 0, 300), frame(6, 0, 8)].concat();
+        let mut frames = begun();
+        let now = Instant::now();
+        for byte in &whole {
+            assert_eq!(frames.take(std::slice::from_ref(byte), || now), None);
+        }
+        assert_eq!(frames.control.left, 998.0);
+        assert_eq!((frames.skip, frames.have), (0, 0));
+    }
+
+    #[test]
+    fn the_frame_that_is_too_many_is_pointed_at() {
+        let mut frames = begun();
+        frames.control.left = 1.0;
+        let now = Instant::now();
+        frames.control.filled = Some(now);
+        let bytes = [frame(6, 0, 8), frame(6, 0, 8)].concat();
+        assert_eq!(frames.take(&bytes, || now), Some(2 * HEAD + 8));
+        assert_eq!(frames.rest(), 8);
+    }
+}

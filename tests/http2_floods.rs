@@ -1,0 +1,283 @@
+//! HTTP/2 clients that flood: each is told to calm down (GOAWAY with ENHANCE_YOUR_CALM) or cut off, and others are served meanwhile.
+//!
+//! The figures of `docs/THREATS.md` are what this prints: `cargo test --release --test http2_floods -- --nocapture --test-threads 1`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use support::{Action, Answer, Connection, Deadline, Origin, Outgoing, Ravelin};
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+const REFUSED_STREAM: u32 = 7;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// So much is sent at most: what is not stopped by then is not stopped.
+const MAX: usize = 64 << 20;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The fields of a request to `a` for `/`, by the static table (RFC 7541, appendix A).
+fn head(method: u8) -> Vec<u8> {
+    vec![method, 0x86, 0x84, 0x01, 0x01, b'a']
+}
+
+const GET: u8 = 0x82;
+const POST: u8 = 0x83;
+
+/// How a connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    GoAway(u32),
+    Closed,
+}
+
+struct Flood {
+    end: End,
+    sent: usize,
+    resets: Vec<u32>,
+    settings: Vec<(u16, u32)>,
+}
+
+/// Sends `first`, then what `next` makes again and again, until the other side ends the connection or `enough` of it is read.
+fn flood(address: &str, first: &[u8], mut next: impl FnMut() -> Vec<u8> + Send) -> Flood {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let outcome = read(&mut reader);
+            over.store(true, Ordering::Relaxed);
+            let _ = reader.shutdown(Shutdown::Both);
+            outcome
+        });
+        let mut sent = 0;
+        let mut write = |bytes: &[u8]| {
+            sent += bytes.len();
+            stream.write_all(bytes).is_ok() && sent < MAX && !over.load(Ordering::Relaxed)
+        };
+        if write(PREFACE) && write(&frame(4, 0, 0, &[])) && write(first) {
+            loop {
+                let bytes = next();
+                if bytes.is_empty() || !write(&bytes) {
+                    break;
+                }
+            }
+        }
+        let (end, resets, settings) = reading.join().unwrap();
+        Flood { end, sent, resets, settings }
+    })
+}
+
+type Seen = (End, Vec<u32>, Vec<(u16, u32)>);
+
+fn read(stream: &mut TcpStream) -> Seen {
+    let (mut resets, mut settings) = (Vec::new(), Vec::new());
+    let mut end = End::Closed;
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            return (end, resets, settings);
+        }
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        if stream.read_exact(&mut payload).is_err() {
+            return (end, resets, settings);
+        }
+        let word = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+        match head[3] {
+            3 => resets.push(word(0)),
+            4 => {
+                let setting =
+                    |six: &[u8]| (u16::from_be_bytes([six[0], six[1]]), u32::from_be_bytes(six[2..].try_into().unwrap()));
+                settings.extend(payload.chunks_exact(6).map(setting));
+            }
+            7 => end = End::GoAway(word(4)),
+            _ => {}
+        }
+    }
+}
+
+fn config(origin: &str, limits: &str) -> String {
+    format!(
+        "threads: 2\nlisteners: {{main: {{address: 127.0.0.1:0, http2: true, limits: {limits}}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{origin}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n"
+    )
+}
+
+/// Runs a flood while somebody else asks for something, again and again; says what it cost.
+fn beside_a_client(name: &str, first: &[u8], next: impl FnMut() -> Vec<u8> + Send) -> (Flood, Ravelin) {
+    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
+    let ravelin = Ravelin::start(&config(origin.address(), "{}"));
+    let over = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicU64::new(0));
+    let client = thread::spawn({
+        let (over, served, address) = (over.clone(), served.clone(), ravelin.address().to_owned());
+        move || {
+            let mut slowest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) || served.load(Ordering::Relaxed) < 20 {
+                let began = Instant::now();
+                let deadline = Deadline::standard();
+                let mut client = Connection::open(&address, deadline).unwrap();
+                client.request(&Outgoing::get("/", "a"), deadline).unwrap();
+                assert_eq!(client.next_response(deadline).unwrap().head.status().unwrap(), 200);
+                served.fetch_add(1, Ordering::Relaxed);
+                slowest = slowest.max(began.elapsed());
+            }
+            slowest
+        }
+    });
+    let (cpu, began) = (cpu(&ravelin), Instant::now());
+    let flood = flood(ravelin.address(), first, next);
+    let (took, spent) = (began.elapsed(), self::cpu(&ravelin) - cpu);
+    over.store(true, Ordering::Relaxed);
+    let slowest = client.join().expect("the client is served");
+    eprintln!(
+        "{name}: {:?} after {} KiB in {took:.1?}; cpu {spent:?}, peak {} KiB; other client: all of {} served, slowest {slowest:.1?}",
+        flood.end,
+        flood.sent / 1024,
+        peak(&ravelin),
+        served.load(Ordering::Relaxed),
+    );
+    (flood, ravelin)
+}
+
+fn cpu(ravelin: &Ravelin) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", ravelin.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    // In hundredths of a second.
+    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
+}
+
+fn peak(ravelin: &Ravelin) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", ravelin.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The flood is told to calm down, or finds the connection closed where it does not listen; it is recorded where `recorded`.
+fn calmed(name: &str, first: &[u8], next: impl FnMut() -> Vec<u8> + Send, recorded: bool) {
+    let (flood, ravelin) = beside_a_client(name, first, next);
+    assert!(flood.sent < MAX, "{name}: nobody stopped it");
+    // A reset may overtake the GOAWAY while the client still writes.
+    assert!(matches!(flood.end, End::GoAway(ENHANCE_YOUR_CALM) | End::Closed), "{name}: {:?}", flood.end);
+    if recorded {
+        ravelin.wait_for_log("reason=http2_flood", Deadline::standard()).expect("it is in the log");
+    }
+}
+
+#[test]
+fn pings() {
+    calmed("PING", &[], || frame(6, 0, 0, &[7; 8]).repeat(64), true);
+}
+
+#[test]
+fn settings() {
+    calmed("SETTINGS", &[], || frame(4, 0, 0, &[]).repeat(64), true);
+}
+
+#[test]
+fn window_updates() {
+    calmed("WINDOW_UPDATE", &[], || frame(8, 0, 0, &[0, 0, 0, 1]).repeat(64), true);
+}
+
+#[test]
+fn priorities() {
+    calmed("PRIORITY", &[], || frame(2, 0, 1, &[0, 0, 0, 3, 9]).repeat(64), true);
+}
+
+#[test]
+fn unknown_frames() {
+    calmed("unknown frames", &[], || frame(0x77, 0, 0, &[]).repeat(64), true);
+}
+
+#[test]
+fn empty_data() {
+    let open = frame(1, 4, 1, &head(POST));
+    calmed("empty DATA", &open, || frame(0, 0, 1, &[]).repeat(64), false);
+}
+
+#[test]
+fn rapid_reset() {
+    let mut stream = 1;
+    let next = move || {
+        let mut bytes = Vec::new();
+        for _ in 0..8 {
+            bytes.extend(frame(1, 5, stream, &head(GET)));
+            bytes.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
+            stream += 2;
+        }
+        bytes
+    };
+    calmed("rapid reset", &[], next, false);
+}
+
+#[test]
+fn continuations() {
+    let open = frame(1, 1, 1, &head(GET));
+    calmed("CONTINUATION", &open, || frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y']).repeat(64), false);
+}
+
+#[test]
+fn hpack_bomb() {
+    // One field of 4000 bytes in the dynamic table, and 12,000 references to it in each head: 48 MB from 12 KB.
+    let large = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &[b'a'; 4000]].concat();
+    let first = frame(1, 5, 1, &[head(GET), large].concat());
+    let mut stream = 3;
+    let next = move || {
+        let bomb = frame(1, 5, stream, &[head(GET), vec![0xbe; 12_000]].concat());
+        stream += 2;
+        bomb
+    };
+    calmed("HPACK bomb", &first, next, false);
+}
+
+/// A window that stays shut holds what an endpoint has sent, for no longer than `write_timeout`.
+#[test]
+fn shut_windows() {
+    let origin = Origin::start("a", vec![Answer::text(200, &"a".repeat(1 << 20))]);
+    let ravelin = Ravelin::start(&config(origin.address(), "{write_timeout: 500ms}"));
+    let shut = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let requests: Vec<u8> = (0..50).flat_map(|n| frame(1, 5, 2 * n + 1, &head(GET))).collect();
+    let began = Instant::now();
+    let mut given_up = 0;
+    let flood = flood(ravelin.address(), &[shut, requests].concat(), || {
+        // Something to write now and then, until all streams have been given up.
+        thread::sleep(Duration::from_millis(50));
+        given_up += 1;
+        if given_up < 40 { frame(6, 0, 0, &[0; 8]) } else { frame(7, 0, 0, &[0; 8]) }
+    });
+    eprintln!(
+        "zero window: {} of 50 streams reset after {:.1?}; peak {} KiB",
+        flood.resets.len(),
+        began.elapsed(),
+        peak(&ravelin)
+    );
+    assert_eq!(flood.resets.len(), 50);
+}
+
+// covers: listeners.limits.concurrent_streams
+#[test]
+fn streams_over_the_limit_are_refused() {
+    let origin = Origin::start("a", vec![Answer::of(vec![Action::Stall])]);
+    let ravelin = Ravelin::start(&config(origin.address(), "{concurrent_streams: 3}"));
+    let requests: Vec<u8> = (0..5).flat_map(|n| frame(1, 5, 2 * n + 1, &head(GET))).collect();
+    let mut ended = false;
+    let flood = flood(ravelin.address(), &requests, || {
+        thread::sleep(Duration::from_millis(200));
+        if std::mem::replace(&mut ended, true) { Vec::new() } else { frame(6, 0, 0x7fff_ffff, &[0; 8]) }
+    });
+    assert!(flood.settings.contains(&(3, 3)), "{:?}", flood.settings);
+    assert_eq!(flood.resets, [REFUSED_STREAM, REFUSED_STREAM]);
+}

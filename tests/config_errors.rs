@@ -145,7 +145,7 @@ cases! {
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
     pingora_would_panic: with("client_bind_to_ipv4: [nonsense]\nclient_bind_to_ipv6: [127.0.0.1]\nca_file: /nonexistent/ca.pem\n");
-    file_not_yet: with("reload: watch\noverload: {requests: 1}\nhardening: {}\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_not_yet: with("reload: watch\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
     access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
     access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");
     access_log_template_on_two_lines: with("access_log:\n  format: {template: \"a\\nb\"}\n");
@@ -183,6 +183,8 @@ cases! {
     admin_address_of_a_listener: with("admin: {address: 127.0.0.1:8080}\n");
     admin_not_yet: with("admin: {address: 127.0.0.1:9901, explain_token: hunter2}\n");
     admin_unknown_key: with("admin: {address: 127.0.0.1:9901, tokn: hunter2}\n");
+    overload_mistakes: with("overload: {requests: 0, adaptative: true}\nhardening: {landlock: 1, apparmor: true}\n");
+    route_priority: routes("  all: {respond: {}, priority: high}\n");
     limits_mistakes: with("defaults:\n  limits:\n    body_size: 0B\n    body_timeout: 0s\n    min_body_rate: 256B\n    concurrent_streams: none\n    tls_handshake_timeout: 1s\n");
     listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    redirect_to_https: true\n    http3: true\n    tls: {}\n    underscores: drop\n    limits: {}\n".to_owned() + ROUTES;
     listener_proxies_that_are_nobody: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {}\n    trust_forwarded: {header: forwarded}\n".to_owned() + ROUTES;
@@ -227,7 +229,7 @@ cases! {
     route_bad_methods: routes("  a:\n    match:\n      methods: [get, \"G T\"]\n    respond: {}\n");
     route_match_of_nothing: routes("  a:\n    match: {hosts: [], paths: [], methods: [], headers: {}, query: {}, cookies: {}, client_ips: []}\n    listeners: []\n    respond: {}\n");
     route_match_of_a_word: routes("  a:\n    match: {hosts: example.com}\n    respond: {}\n");
-    route_not_yet: routes("  a:\n    match: {when: x}\n    priority: normal\n    mirror: {}\n");
+    route_not_yet: routes("  a:\n    match: {when: x}\n    mirror: {}\n");
     route_bad_regexes: routes("  a:\n    match:\n      paths: [{regex: \"^/u/([0-9]+$\"}, {regex: \"(?=/a)\"}, {regex: \"^/[a-z]{1,999999}\"}, {regex: \"\"}, {regex: ^u/}]\n      headers: {user-agent: {regex: \"(a)\\\\1\"}, x-a: {regex: \"[z-a]\"}, x-b: {regex: [a]}}\n    respond: {}\n");
     route_bad_headers: routes("  a:\n    match:\n      headers: {\"a b\": c, x-b: {presnt: true}, x-c: {present: yes}, x-d: {}, x-e: [a], x-f: {present: true, regex: a}, x-g:, host: a.com, x-h: \" a\"}\n    respond: {}\n");
     route_headers_given_twice: routes("  a:\n    match:\n      headers: {X-A: b, x-a: c}\n    respond: {}\n");

@@ -23,7 +23,7 @@ fn a_gibibyte_up_and_down_leaves_memory_as_it_was() {
         }
     });
     let ravelin = Ravelin::start(&format!(
-        "listeners: {{main: {{address: 127.0.0.1:0}}}}\n\
+        "listeners: {{main: {{address: 127.0.0.1:0, limits: {{body_size: none}}}}}}\n\
          upstreams: {{big: {{endpoints: [\"{address}\"], health_check: none}}}}\n\
          routes: {{all: {{upstream: big}}}}\n"
     ));

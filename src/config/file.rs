@@ -10,7 +10,7 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::section::{RawFilter, Section};
 use crate::config::span::Spanned;
 use crate::config::tree::{Entry, NodeId, Tree};
-use crate::config::{AccessLog, Admin, ErrorPage, Limits, Listener, Upstream, pingora, route};
+use crate::config::{AccessLog, Admin, ErrorPage, Hardening, Limits, Listener, Overload, Upstream, pingora, route};
 use crate::types::Name;
 
 /// A configuration file of Ravelin. Beside these sections it holds Pingora's own keys, such as `threads`.
@@ -37,6 +37,10 @@ pub(crate) struct File {
     pub(crate) access_log: Option<AccessLog>,
     /// Where the process is watched. Default: nowhere.
     pub(crate) admin: Option<Admin>,
+    /// How much the process takes on at once.
+    pub(crate) overload: Overload,
+    /// What the process takes from itself before it serves.
+    pub(crate) hardening: Hardening,
 }
 
 /// Filters, in the order in which they see the request.

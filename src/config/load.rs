@@ -190,7 +190,11 @@ impl Loader<'_> {
         };
         let text = match read(path) {
             Ok(text) => text,
-            Err(reason) => return self.report.push(cannot_read(&reason)),
+            Err(reason) => {
+                let diagnostic = cannot_read(&reason);
+                self.report.also_read(path.to_owned());
+                return self.report.push(diagnostic);
+            }
         };
         let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if self.open.contains(&canonical) {

@@ -16,12 +16,14 @@ mod de;
 mod env;
 mod errors;
 mod file;
+mod hardening;
 mod limits;
 mod listener;
 mod load;
 mod matches;
 mod not_yet;
 mod observe;
+mod overload;
 mod pingora;
 mod render;
 mod report;
@@ -50,12 +52,14 @@ pub use catalog::{Body, Catalog};
 pub use env::Environment;
 pub use errors::{ErrorPage, Errors};
 pub use file::Reload;
+pub use hardening::Hardening;
 pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded};
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};
 pub use observe::{AccessLog, LogFormat, LogOutput};
+pub use overload::{Overload, Priority};
 pub use pingora::Given;
 pub use report::{Diagnostic, Report, Severity};
 pub use route::{Redirect, Respond, Side, StickySplit};
@@ -93,6 +97,10 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Where the process is watched.
     pub admin: Option<Admin>,
+    /// How much the process takes on at once.
+    pub overload: Overload,
+    /// What the process takes from itself before it serves.
+    pub hardening: Hardening,
 }
 
 /// An entry of a section, with the name that it was given.
@@ -117,6 +125,8 @@ pub struct Route {
     pub filters: Vec<Step>,
     /// For the whole exchange.
     pub timeout: Limit<Duration>,
+    /// Who goes last when there is too much to do.
+    pub priority: Priority,
     /// Where the request goes.
     pub action: Action,
 }

@@ -8,7 +8,7 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["overload", "hardening", "tracing", "tests"]),
+    ("File", &["tracing", "tests"]),
     ("IncludedFile", &["tests"]),
     ("Admin", &["explain_token"]),
     ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
@@ -29,7 +29,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("Endpoint", &["backup"]),
     ("Retry", &["methods", "backoff", "budget", "try_timeout", "hedge"]),
-    ("Route", &["priority", "mirror", "files"]),
+    ("Route", &["mirror", "files"]),
     ("Match", &["when"]),
     ("FilterEntry", &["when"]),
     ("AccessLog", &["when"]),

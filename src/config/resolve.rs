@@ -79,6 +79,7 @@ pub(crate) fn resolve(
     }
     let (default_limits, reload) = (file.defaults.limits, file.reload);
     let (access_log, admin) = (file.access_log, file.admin);
+    let (overload, hardening) = (file.overload, file.hardening);
     let (pingora, given) = pingora?;
     Some(Config {
         pingora,
@@ -93,6 +94,8 @@ pub(crate) fn resolve(
         reload,
         access_log,
         admin,
+        overload,
+        hardening,
     })
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::config::bounds::{not_empty, positive_limit};
 use crate::config::section::RawFilter;
-use crate::config::{Match, Spanned};
+use crate::config::{Match, Priority, Spanned};
 use crate::types::{Duration, HeaderName, Limit, Name, Status, Template, Token};
 
 /// One route: what it matches, what runs on the way, and where the request goes.
@@ -36,6 +36,9 @@ pub(crate) struct Route {
     #[serde(default, deserialize_with = "positive_limit")]
     #[schemars(with = "Limit<Duration>")]
     pub(crate) timeout: Limit<Duration>,
+    /// Who goes last when the process has too much to do. Default: `normal`.
+    #[serde(default)]
+    pub(crate) priority: Priority,
     /// Action: forward to this upstream.
     pub(crate) upstream: Option<Spanned<Name>>,
     /// Action: forward to one of these upstreams, by weight.

@@ -136,10 +136,12 @@ mod tests {
             "reload",
             "access_log",
             "admin",
+            "overload",
+            "hardening",
         ]) {
             assert!(properties.contains_key(key), "{key}");
         }
-        assert_eq!(properties.len(), pingora::keys().len() + 10);
+        assert_eq!(properties.len(), pingora::keys().len() + 12);
         assert_eq!(schema["additionalProperties"], json!(false));
     }
 

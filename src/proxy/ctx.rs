@@ -9,6 +9,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
+use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
@@ -94,6 +95,8 @@ pub(crate) struct Ctx {
     /// What made an answer that no endpoint gave and that is no failure.
     pub(super) own_answer: Option<&'static str>,
     pub(super) observers: Arc<Observers>,
+    /// Its place among those that the process has taken on.
+    pub(super) admitted: Option<Admitted>,
     /// Counts it among the requests that are not over.
     _in_flight: InFlight,
     /// Recorded: nothing more is to come.
@@ -140,6 +143,7 @@ impl Ctx {
             step: None,
             own_answer: None,
             observers,
+            admitted: None,
             _in_flight: metrics().began(),
             finished: false,
         })

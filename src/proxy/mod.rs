@@ -11,6 +11,7 @@ mod failure;
 mod forwarded;
 mod head;
 mod log;
+mod overload;
 mod pace;
 mod reply;
 mod request;
@@ -36,6 +37,7 @@ use self::ctx::Ctx;
 pub(crate) use self::ctx::{Connection, StreamBounds, serve};
 pub(crate) use self::failure::refusal;
 pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
+use self::overload::Load;
 pub(crate) use self::pace::Pace;
 use self::via::Via;
 use crate::observe::Observers;
@@ -46,11 +48,12 @@ pub(crate) struct Proxy {
     store: Arc<Store>,
     observers: Arc<Observers>,
     via: Via,
+    load: Arc<Load>,
 }
 
 impl Proxy {
     pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>) -> Self {
-        Self { store, observers, via: Via::new() }
+        Self { store, observers, via: Via::new(), load: Arc::new(Load::new()) }
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Pace {
     window: Duration,
     /// Since when we wait for more.
     since: Option<Instant>,
+    /// From when that counts for this window.
+    counts: Option<Instant>,
     /// For how long we have waited in this window, the current wait apart.
     waited: Duration,
     /// What came in this window.
@@ -31,7 +33,7 @@ impl Pace {
         let window = limits.body_timeout.unwrap_or(WINDOW);
         let least =
             limits.min_body_rate.map(|rate| u64::try_from(u128::from(rate) * window.as_millis() / 1000).unwrap_or(u64::MAX));
-        Self { timeout: limits.body_timeout, least, window, since: None, waited: Duration::ZERO, bytes: 0 }
+        Self { timeout: limits.body_timeout, least, window, since: None, counts: None, waited: Duration::ZERO, bytes: 0 }
     }
 
     /// How long it may pause.
@@ -41,20 +43,22 @@ impl Pace {
 
     /// Another body begins.
     pub(crate) fn restart(&mut self) {
-        *self = Self { since: None, waited: Duration::ZERO, bytes: 0, ..*self };
+        *self = Self { since: None, counts: None, waited: Duration::ZERO, bytes: 0, ..*self };
     }
 
     /// There is nothing to read; `now` is asked only if that is news.
     pub(crate) fn waits(&mut self, now: impl FnOnce() -> Instant) {
         if self.since.is_none() && (self.timeout.is_some() || self.least.is_some()) {
             self.since = Some(now());
+            self.counts = self.since;
         }
     }
 
     /// Something has come; `now` is asked only if we waited for it.
     pub(crate) fn came(&mut self, bytes: usize, now: impl FnOnce() -> Instant) {
-        if let Some(since) = self.since.take() {
-            self.waited += now().saturating_duration_since(since);
+        self.since = None;
+        if let Some(counts) = self.counts.take() {
+            self.waited += now().saturating_duration_since(counts);
         }
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
@@ -63,24 +67,24 @@ impl Pace {
     pub(crate) fn due(&self) -> Option<Instant> {
         let since = self.since?;
         let silent = self.timeout.map(|timeout| since + timeout);
-        let slow = self.least.map(|_| since + self.window.saturating_sub(self.waited));
+        let slow = self.least.and(self.counts).map(|counts| counts + self.window.saturating_sub(self.waited));
         silent.into_iter().chain(slow).min()
     }
 
     /// Whether the client is too slow.
     pub(crate) fn look(&mut self, now: Instant) -> Option<Expired> {
-        let waiting = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        if self.since.is_some() && self.timeout.is_some_and(|timeout| waiting >= timeout) {
+        let passed = |from: Option<Instant>| from.map_or(Duration::ZERO, |from| now.saturating_duration_since(from));
+        if self.since.is_some() && self.timeout.is_some_and(|timeout| passed(self.since) >= timeout) {
             return Some(Expired::Body);
         }
-        if self.waited + waiting < self.window {
+        if self.waited + passed(self.counts) < self.window {
             return None;
         }
         if self.least.is_some_and(|least| self.bytes < least) {
             return Some(Expired::BodyRate);
         }
         // This window was good: the next begins.
-        self.since = self.since.map(|_| now);
+        self.counts = self.counts.map(|_| now);
         self.waited = Duration::ZERO;
         self.bytes = 0;
         None

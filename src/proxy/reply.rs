@@ -10,6 +10,11 @@ use crate::filter::{Body, Error, Exchange, Fields, Party, Reply, ResponseHead};
 use crate::proxy::{Ctx, Proxy, Result};
 use crate::runtime::ErrorPages;
 
+/// The reason of a refusal since the process has too much to do.
+pub(super) const OVERLOADED: &str = "overloaded";
+/// In seconds: what is in flight is over by then, or the limit was too high.
+const RETRY_AFTER: &[u8] = b"1";
+
 impl Proxy {
     /// Walks a reply back through the filters that the request passed, and sends it.
     ///
@@ -39,7 +44,11 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::answer`].
     pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) -> Result<()> {
-        let reply = self.error_reply(session, ctx, error.code());
+        let mut reply = self.error_reply(session, ctx, error.code());
+        if error.reason() == OVERLOADED {
+            // A constant: it can't fail.
+            let _ = reply.head.set("retry-after", RETRY_AFTER);
+        }
         ctx.fail(error);
         self.answer(session, ctx, reply).await
     }

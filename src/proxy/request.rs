@@ -15,6 +15,7 @@ use crate::proxy::bounds::{bounded, limit_body};
 use crate::proxy::failure::missed;
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
+use crate::proxy::reply::OVERLOADED;
 use crate::proxy::split::choose;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Proxy, Result};
@@ -50,6 +51,14 @@ impl Proxy {
         let believed = believed(session, ctx, &snapshot);
         let route = self.choose(session, ctx, &snapshot, &seen)?;
         ctx.exchange.route = Some(route.name.clone());
+        ctx.admitted = self.load.enter(route.overload(), route.priority);
+        if ctx.admitted.is_none() {
+            // The pages and numbers of its route, but none of its filters: what they would do is what there is no room for.
+            ctx.run.give_up();
+            ctx.route = Some(route);
+            session.set_keepalive(None);
+            return Err(Error::new(503, Party::Us, OVERLOADED));
+        }
         if let Some(limit) = route.timeout {
             ctx.connection.clock.limit_exchange(limit, ctx.exchange.started);
         }
@@ -100,7 +109,8 @@ impl Proxy {
         snapshot: &Arc<Snapshot>,
         seen: &Seen,
     ) -> std::result::Result<Matched, Error> {
-        let unmerged = match bounded(session, &ctx.connection).and_then(|()| self.admit(session, seen, snapshot.keeps_slashes())) {
+        let unmerged = match bounded(session, &ctx.connection).and_then(|()| self.admit(session, seen, snapshot.keeps_slashes()))
+        {
             Ok(Admitted { target, unmerged }) => {
                 ctx.exchange.target = target;
                 unmerged

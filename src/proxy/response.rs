@@ -35,6 +35,9 @@ impl Proxy {
             ctx.connection.clock.respond();
             let now = Instant::now();
             ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
+            if let (Some(route), Some(took)) = (&ctx.route, ctx.timing.response) {
+                self.load.answered(route.overload(), took, now);
+            }
             body_arrived(ctx, now);
         }
         let via = self.via.extended(&head.headers, head.version);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pingora_core::server::configuration::ServerConf;
 
-use crate::config::{self, AccessLog, Config, Diagnostic, Given, Named, Report, Step};
+use crate::config::{self, AccessLog, Config, Diagnostic, Given, Hardening, Named, Report, Step};
 use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
@@ -24,6 +24,7 @@ pub(crate) struct BootPlan {
     /// `None`: no access log is written.
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) admin: Option<AdminPlan>,
+    pub(crate) hardening: Hardening,
 }
 
 /// Where the process is watched.
@@ -52,6 +53,7 @@ pub(crate) struct InForce {
     pub(crate) listeners: Vec<ListenerPlan>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) admin: Option<AdminPlan>,
+    pub(crate) hardening: Hardening,
 }
 
 impl BootPlan {
@@ -62,7 +64,7 @@ impl BootPlan {
 
     /// What of this plan is otherwise than in the one in force, in the words of the file.
     pub(crate) fn differences(&self, in_force: &InForce) -> Vec<String> {
-        let InForce { pingora, listeners, access_log, admin } = in_force;
+        let InForce { pingora, listeners, access_log, admin, hardening } = in_force;
         let mut differences = Vec::new();
         if self.access_log != *access_log {
             differences.push("`access_log`".to_owned());
@@ -89,6 +91,9 @@ impl BootPlan {
         }
         if self.admin != *admin {
             differences.push("`admin`".to_owned());
+        }
+        if self.hardening != *hardening {
+            differences.push("`hardening`".to_owned());
         }
         differences
     }
@@ -137,6 +142,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             name: name.value.as_str().into(),
             chain: Chain::new(slots),
             timeout: route.timeout.get().map(Duration::get),
+            priority: route.priority,
             action,
             meter: metrics().route(name.value.as_str()),
         });
@@ -154,9 +160,16 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let policies = config.listeners.iter().map(policy).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
-    let boot = BootPlan { pingora: config.pingora, given: config.given, listeners, access_log: config.access_log, admin };
+    let boot = BootPlan {
+        pingora: config.pingora,
+        given: config.given,
+        listeners,
+        access_log: config.access_log,
+        admin,
+        hardening: config.hardening,
+    };
     let upstreams = upstreams.into_values().collect();
-    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, kept);
+    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept);
     Some(Compiled { boot, reload: config.reload, snapshot, tasks })
 }
 
@@ -306,8 +319,13 @@ mod tests {
     #[test]
     fn what_needs_a_new_process_is_named() {
         let before = compiled(&yaml("127.0.0.1:1", "127.0.0.1:1"), None).boot;
-        let in_force =
-            InForce { pingora: before.keys(), listeners: before.listeners, access_log: before.access_log, admin: before.admin };
+        let in_force = InForce {
+            pingora: before.keys(),
+            listeners: before.listeners,
+            access_log: before.access_log,
+            admin: before.admin,
+            hardening: before.hardening,
+        };
         let same = compiled(&yaml("127.0.0.1:1", "127.0.0.1:9"), None).boot;
         assert_eq!(same.differences(&in_force), Vec::<String>::new());
         let other = compiled(&format!("threads: 77\n{}", yaml("127.0.0.1:2", "127.0.0.1:1")), None).boot;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use crate::config::ListenerLimits;
+use crate::config::{ListenerLimits, Overload, Priority};
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
@@ -22,6 +22,7 @@ pub(crate) struct Snapshot {
     /// In the order of the boot plan's listeners.
     listeners: Box<[ListenerPolicy]>,
     errors: ErrorPages,
+    overload: Overload,
     /// What filters hand on to those of the next one.
     kept: Kept,
     /// What filters asked to have done beside requests, once it has been started.
@@ -64,6 +65,11 @@ impl Matched {
     pub(crate) fn errors(&self) -> &ErrorPages {
         &self.snapshot.errors
     }
+
+    /// How much the process takes on at once.
+    pub(crate) fn overload(&self) -> &Overload {
+        &self.snapshot.overload
+    }
 }
 
 impl Deref for Matched {
@@ -79,6 +85,7 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) chain: Chain,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) priority: Priority,
     pub(crate) action: Action,
     pub(crate) meter: Arc<RouteMeter>,
 }
@@ -108,6 +115,7 @@ impl Snapshot {
         upstreams: Vec<Arc<Upstream>>,
         listeners: Box<[ListenerPolicy]>,
         errors: ErrorPages,
+        overload: Overload,
         kept: Kept,
     ) -> Self {
         Self {
@@ -116,6 +124,7 @@ impl Snapshot {
             upstreams: upstreams.into(),
             listeners,
             errors,
+            overload,
             kept,
             work: OnceLock::new(),
             _live: metrics().snapshot(),

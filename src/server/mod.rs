@@ -18,6 +18,7 @@ mod process;
 mod proxy_protocol;
 mod ready;
 mod reload;
+mod sandbox;
 mod signals;
 mod stream;
 mod supervisor;
@@ -48,6 +49,7 @@ use self::logs::Logs;
 use self::private::{Folder, PidFile};
 use self::ready::Waiting;
 use self::reload::{Configuration, First};
+use self::sandbox::{Places, Sandbox};
 use self::signals::{Signals, Times};
 use self::upgrade::{Door, Offer, Predecessor, Successors, Tenure};
 use crate::admin::{Admin, Api};
@@ -121,10 +123,14 @@ struct Seat {
 pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Start) -> Result<(), StartError> {
     process::raise_descriptor_limit();
     let seat = take_seat(&compiled.boot, start)?;
+    let names = compiled.snapshot.upstreams().iter().any(|upstream| upstream.has_names());
+    let sockets = seat.predecessor.iter().flat_map(Predecessor::files);
+    // While paths are still meant from the folder in which the process was started.
+    let places = Places::of(&compiled.boot, &report.files(), names).with_sockets(sockets);
     let conf = &compiled.boot.pingora;
     let launcher = if conf.daemon { Some(background::enter(conf, conf.daemon_wait_for_ready)?) } else { None };
     let launcher = Arc::new(Mutex::new(launcher));
-    let served = settle(compiled, report, load, seat, launcher.clone());
+    let served = settle(compiled, report, load, seat, places, launcher.clone());
     if let (Err(error), Some(launcher)) = (&served, launcher.lock().unwrap_or_else(PoisonError::into_inner).take()) {
         launcher.failed(&error.to_string());
     }
@@ -194,6 +200,7 @@ fn settle(
     report: &Report,
     load: Load,
     mut seat: Seat,
+    places: Places,
     launcher: Arc<Mutex<Option<Launcher>>>,
 ) -> Result<(), StartError> {
     let Compiled { boot, reload, snapshot, tasks } = compiled;
@@ -201,6 +208,9 @@ fn settle(
         pid_file.write()?;
     }
     process::drop_privileges(&boot.pingora)?;
+    let files = report.files();
+    // Before the first thread: what starts later has no more rights than this.
+    let sandbox = Sandbox::enter(boot.hardening, places);
     // As the user who will have to open it again when it is rotated.
     let access_log = boot.access_log.as_ref().map(AccessLog::open).transpose()?.flatten();
     let observers = Arc::new(Observers { access_log });
@@ -217,7 +227,7 @@ fn settle(
         boot.pingora.threads,
     );
     let store = Arc::new(Store::new(snapshot));
-    let first = First { tasks, reload, files: report.files() };
+    let first = First { tasks, reload, files, sandbox };
     run(boot, Configured { load, first, store, observers }, seat, launcher);
     log::info!("stopped");
     Ok(())
@@ -235,8 +245,13 @@ struct Configured {
 fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<Option<Launcher>>>) {
     let Configured { load, first, store, observers } = configured;
     let times = times(&boot.pingora);
-    let in_force =
-        InForce { pingora: boot.keys(), listeners: boot.listeners, access_log: boot.access_log, admin: boot.admin.clone() };
+    let in_force = InForce {
+        pingora: boot.keys(),
+        listeners: boot.listeners,
+        access_log: boot.access_log,
+        admin: boot.admin.clone(),
+        hardening: boot.hardening,
+    };
     // The process is in the background already, if it should be. No command line of Pingora's: ours has the same flags.
     let conf = ServerConf { daemon: false, user: None, group: None, ..boot.pingora };
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);

@@ -19,6 +19,7 @@ use crate::config::{self, Report};
 use crate::filter::TaskFuture;
 use crate::observe::metrics;
 use crate::runtime::{Compiled, InForce, Snapshot, Store, Upkeep};
+use crate::server::sandbox::Sandbox;
 use crate::server::signals::Caught;
 use crate::server::supervisor;
 
@@ -44,6 +45,7 @@ pub(super) struct First {
     pub(super) tasks: Vec<TaskFuture>,
     pub(super) reload: config::Reload,
     pub(super) files: Vec<PathBuf>,
+    pub(super) sandbox: Sandbox,
 }
 
 /// What is in force now.
@@ -51,6 +53,7 @@ struct Current {
     upkeep: Upkeep,
     reload: config::Reload,
     files: Vec<PathBuf>,
+    sandbox: Sandbox,
     stamps: Stamps,
     /// Counts configurations: 1 is the one of the start.
     generation: u64,
@@ -83,6 +86,13 @@ impl Configuration {
         };
         current.files = report.files();
         current.stamps = stamps(&current.files);
+        for file in current.sandbox.outside(&current.files) {
+            log::error!(
+                "reload names a file outside of what this process may read, which `hardening.landlock` settled at its start: for this \
+                 configuration start a new process with `ravelin run -u` file={}",
+                file.display()
+            );
+        }
         let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
             metrics().reload_failed();
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
@@ -128,11 +138,12 @@ impl BackgroundService for Configuration {
             // If nobody takes them the process is about to end.
             let _ = signals.send(caught);
         }
-        let Some(First { tasks, reload, files }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some(First { tasks, reload, files, sandbox }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        else {
             return;
         };
         let stamps = stamps(&files);
-        let mut current = Current { upkeep: Upkeep::new(shutdown.clone()), reload, files, stamps, generation: 1 };
+        let mut current = Current { upkeep: Upkeep::new(shutdown.clone()), reload, files, sandbox, stamps, generation: 1 };
         let snapshot = self.store.load();
         current.upkeep.prepare(&snapshot, false).await;
         current.upkeep.follow(&snapshot, tasks);

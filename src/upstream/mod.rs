@@ -24,6 +24,7 @@ use self::directory::Directory;
 use self::members::Members;
 use crate::config::{self, HostHeader, RetryCondition};
 use crate::observe::{UpstreamMeter, metrics};
+use crate::types::Address;
 
 /// Endpoints that serve the same thing, and the rules by which one of them is picked.
 pub struct Upstream {
@@ -87,6 +88,11 @@ impl Upstream {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether endpoints are looked up by name.
+    pub(crate) fn has_names(&self) -> bool {
+        self.section.endpoints.value.iter().any(|endpoint| matches!(endpoint.value.address, Address::Name { .. }))
     }
 
     /// Whether it was built from a section that says the same.

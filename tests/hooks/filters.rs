@@ -21,6 +21,7 @@ pub(crate) fn app() -> App {
         .filter::<Tick>()
         .filter::<Share>()
         .filter::<Tally>()
+        .filter::<Escape>()
 }
 
 /// Leaves its name wherever it comes by.
@@ -392,5 +393,25 @@ impl Filter for Tally {
     async fn response(&self, res: &mut ResponseCx<'_>, (): &mut ()) -> Result<(), Error> {
         let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(res.set_header("x-tally", count.to_string())?)
+    }
+}
+
+/// What gets hold of the process might do: opens the file of `x-open`, and starts the program of `x-start`.
+struct Escape;
+
+impl Filter for Escape {
+    const NAME: &'static str = "escape";
+    type Config = ShareConfig;
+    type State = ();
+
+    fn build(_: ShareConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    async fn request(&self, req: &mut RequestCx<'_>, (): &mut ()) -> Result<Flow, Error> {
+        let said = |outcome: std::io::Result<()>| outcome.map_or_else(|error| error.kind().to_string(), |()| "done".to_owned());
+        let opened = req.header("x-open").map(|path| said(std::fs::File::open(path).map(drop)));
+        let started = req.header("x-start").map(|program| said(std::process::Command::new(program).status().map(drop)));
+        Ok(Flow::Reply(Reply::text(200, opened.or(started).unwrap_or_default())))
     }
 }

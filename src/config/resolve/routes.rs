@@ -28,7 +28,7 @@ impl Resolver<'_> {
                 self.listeners.check(listener, self.report);
             }
             self.possible(&typed.matches);
-            let route::Route { mut matches, listeners, path, skip_defaults, timeout, .. } = typed;
+            let route::Route { mut matches, listeners, path, skip_defaults, timeout, priority, .. } = typed;
             let merge_slashes = path.merge_slashes;
             let over = |path: Spanned<PathMatch>| Spanned::new(path.value.over(merge_slashes), path.span);
             matches.paths = matches.paths.into_iter().map(over).collect();
@@ -37,7 +37,7 @@ impl Resolver<'_> {
                 complete.push(Candidate { name, matches, listeners, merge_slashes });
             }
             if let Some(action) = action {
-                let value = Route { matches, listeners, merge_slashes, skip_defaults, filters, timeout, action };
+                let value = Route { matches, listeners, merge_slashes, skip_defaults, filters, timeout, priority, action };
                 routes.push(Named { name, value });
             }
         }

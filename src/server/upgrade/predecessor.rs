@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,11 @@ struct Handed {
 }
 
 impl Predecessor {
+    /// The files of sockets that were handed on and are not configured any more: they will be removed.
+    pub(in crate::server) fn files(&self) -> Vec<PathBuf> {
+        self.handed.iter().filter_map(Handed::file).collect()
+    }
+
     /// Finds the process and takes its sockets. They stay its own too.
     ///
     /// # Errors
@@ -143,10 +148,20 @@ impl Predecessor {
     }
 }
 
+impl Handed {
+    /// The file of the socket, if it has one.
+    fn file(&self) -> Option<PathBuf> {
+        match self.address.parse() {
+            Ok(ListenAddress::Unix(path)) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 /// An address that the configuration has no more.
 fn remove(handed: &Handed) {
     log::info!("closed, since the configuration does not have it any more address={} name={}", handed.address, handed.name);
-    if let Ok(ListenAddress::Unix(path)) = handed.address.parse() {
+    if let Some(path) = handed.file() {
         // Whoever was faster has done no harm.
         let _ = std::fs::remove_file(path);
     }

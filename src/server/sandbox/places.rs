@@ -1,0 +1,152 @@
+//! Which files and folders a process needs: those of its configuration, and what the system's library reads.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::LogOutput;
+use crate::runtime::BootPlan;
+use crate::types::ListenAddress;
+
+/// What the library reads to look names up, and what shows the process to itself and its metrics. None of it is secret.
+const SYSTEM: &[&str] = &[
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/pki/tls",
+    "/etc/protocols",
+    "/etc/resolv.conf",
+    "/etc/services",
+    "/etc/ssl",
+    "/lib",
+    "/lib64",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self",
+    "/proc/stat",
+    "/proc/sys/kernel/random",
+    "/proc/sys/net/core",
+    "/proc/sys/vm/overcommit_memory",
+    "/run/nscd",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/systemd/resolve",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/ca-certificates",
+    "/usr/share/zoneinfo",
+];
+
+/// Folders that hold so much else that only a file in them is meant.
+const SHARED: &[&str] =
+    &["/", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/usr", "/var", "/var/run", "/var/tmp"];
+
+/// What stays open to the process.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Places {
+    pub(super) read: Vec<PathBuf>,
+    /// Folders in which files are written, made and removed.
+    pub(super) write: Vec<PathBuf>,
+    /// Folders from which an empty folder may be removed.
+    pub(super) tidy: Vec<PathBuf>,
+}
+
+impl Places {
+    /// Of this plan and these files. `names`: endpoints are looked up by name.
+    pub(in crate::server) fn of(boot: &BootPlan, files: &[PathBuf], names: bool) -> Self {
+        let mut places = Self { read: SYSTEM.iter().map(PathBuf::from).collect(), ..Self::default() };
+        if names {
+            // `resolv.conf` and `hosts` are replaced, not written: a right to the file would be one to what it was.
+            places.read.push("/etc".into());
+        }
+        if let Ok(program) = std::env::current_exe() {
+            // A backtrace names what it finds in there.
+            places.read.push(program);
+        }
+        for file in files.iter().map(PathBuf::as_path).chain(boot.pingora.ca_file.as_deref().map(Path::new)) {
+            places.read_with_neighbours(file);
+        }
+        if let Some(LogOutput::File(path)) = boot.access_log.as_ref().map(|log| &log.output) {
+            places.write_in(&path.value);
+        }
+        for path in [&boot.pingora.pid_file, &boot.pingora.upgrade_sock].map(Path::new) {
+            places.write_in(path);
+            // The process's own folder goes with the process.
+            places.tidy.extend(absolute(path).parent().and_then(Path::parent).map(Path::to_owned));
+        }
+        let sockets =
+            boot.listeners.iter().map(|listener| &listener.address).chain(boot.admin.as_ref().map(|admin| &admin.address));
+        for address in sockets {
+            if let ListenAddress::Unix(path) = address {
+                places.write_in(path);
+            }
+        }
+        places
+    }
+
+    /// And these sockets, which will be removed.
+    pub(in crate::server) fn with_sockets(mut self, sockets: impl Iterator<Item = PathBuf>) -> Self {
+        sockets.for_each(|socket| self.write_in(&socket));
+        self
+    }
+
+    /// A file and what is beside it: files are replaced by others of their name, and named by globs.
+    fn read_with_neighbours(&mut self, file: &Path) {
+        let file = absolute(file);
+        // What a link leads to may change, and lies elsewhere.
+        for file in [file.canonicalize().ok(), Some(file)].into_iter().flatten() {
+            match file.parent() {
+                Some(folder) if !is_shared(folder) => self.read.push(folder.to_owned()),
+                _ => self.read.push(file),
+            }
+        }
+    }
+
+    fn write_in(&mut self, file: &Path) {
+        self.write.extend(absolute(file).parent().map(Path::to_owned));
+    }
+
+    /// Where files may be read, links followed.
+    pub(super) fn readable(&self) -> Vec<PathBuf> {
+        self.read.iter().chain(&self.write).map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect()
+    }
+}
+
+fn is_shared(folder: &Path) -> bool {
+    SHARED.iter().any(|shared| folder == Path::new(shared))
+}
+
+/// From the root, and without dots; links are not followed.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_brings_its_folder_unless_others_share_it() {
+        let mut places = Places::default();
+        places.read_with_neighbours(Path::new("/no/such/ravelin.yaml"));
+        places.read_with_neighbours(Path::new("/no/such/../file.yaml"));
+        places.read_with_neighbours(Path::new("/etc/no-such.yaml"));
+        assert_eq!(places.read, ["/no/such", "/no", "/etc/no-such.yaml"].map(PathBuf::from));
+    }
+}

@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::cli::app::fail;
-use crate::cli::run::{start, start_logging};
+use crate::cli::logging::start_logging;
+use crate::cli::run::start;
 use crate::filter::Registry;
 use crate::runtime::{Snapshot, compile};
 use crate::server::Start;

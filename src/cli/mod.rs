@@ -3,6 +3,7 @@
 mod app;
 mod check;
 mod demo;
+mod logging;
 mod run;
 mod schema;
 

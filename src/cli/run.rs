@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::cli::app::{config_path, fail, load, show};
+use crate::cli::logging::start_logging;
 use crate::config::Report;
 use crate::filter::Registry;
 use crate::runtime::{Compiled, Snapshot};
@@ -52,15 +53,4 @@ pub(super) fn start(compiled: Compiled, report: &Report, load: Load, how: Start)
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
-}
-
-/// The process log: `RUST_LOG`, or what an operator wants to see. A panic that is contained goes there too.
-pub(super) fn start_logging() {
-    let filter = env_logger::Env::default().default_filter_or(
-        // Pingora's own lines on start and stop say nothing that ours don't; its health checks' do.
-        "info,pingora_core=warn,pingora_proxy=warn,pingora_load_balancing=info",
-    );
-    // A second call, in tests, leaves the first logger in place.
-    let _ = env_logger::Builder::from_env(filter).format_timestamp_millis().try_init();
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {panic}")));
 }

@@ -30,11 +30,13 @@ pub(crate) trait ErasedFilter: Send + Sync {
 
 impl<F: Filter> ErasedFilter for F {
     fn hooks(&self) -> Hooks {
-        Filter::hooks(self)
+        // A filter that can't say which hooks it has is asked for all: none of its guards is left out.
+        contain::<F, _>(catch_unwind(AssertUnwindSafe(|| Ok(Filter::hooks(self))))).unwrap_or(Hooks::ALL)
     }
 
     fn state(&self) -> State {
-        Box::new(F::State::default())
+        // Without its state each of its hooks fails, and so does the request.
+        contain::<F, State>(catch_unwind(|| Ok(Box::new(F::State::default()) as State))).unwrap_or_else(|_| Box::new(Lost))
     }
 
     fn request<'a>(&'a self, req: &'a mut RequestCx<'_>, st: &'a mut State) -> BoxFuture<'a, Result<Flow, Error>> {
@@ -80,11 +82,17 @@ impl<F: Filter> ErasedFilter for F {
     }
 
     fn explain(&self, req: &RequestView<'_>) -> Option<String> {
-        Filter::explain(self, req)
+        contain::<F, _>(catch_unwind(AssertUnwindSafe(|| Ok(Filter::explain(self, req))))).unwrap_or_default()
     }
 }
 
+/// In the place of a state that could not be made.
+struct Lost;
+
 fn own<F: Filter>(state: &mut State) -> Result<&mut F::State, Error> {
+    if (**state).is::<Lost>() {
+        return Err(Error::new(500, Party::Us, "filter_panic").of_filter(F::NAME));
+    }
     // The box itself is `Any` too: look inside it.
     (**state).downcast_mut().ok_or_else(|| Error::internal("a filter was given another filter's state"))
 }
@@ -98,5 +106,43 @@ fn contain<F: Filter, T>(outcome: Result<Result<T, Error>, Box<dyn Any + Send>>)
             log::error!("filter panicked filter={} message={:?} panics_total={total}", F::NAME, said.unwrap_or("unknown"));
             Err(Error::new(500, Party::Us, "filter_panic").of_filter(F::NAME))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::testing::Harness;
+    use crate::filter::{BuildCx, BuildError, Request};
+
+    struct Silent;
+
+    #[derive(serde::Deserialize, schemars::JsonSchema)]
+    struct Nothing {}
+
+    impl Filter for Silent {
+        const NAME: &'static str = "silent";
+        type Config = Nothing;
+        type State = ();
+
+        fn build(_: Nothing, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+            Ok(Self)
+        }
+
+        fn explain(&self, _: &RequestView<'_>) -> Option<String> {
+            panic!("nothing to say")
+        }
+
+        fn hooks(&self) -> Hooks {
+            panic!("nor to do")
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_here_whatever_was_asked() {
+        let erased: &dyn ErasedFilter = &Silent;
+        assert_eq!(erased.hooks(), Hooks::ALL);
+        let harness = Harness::<Silent>::new("{}").unwrap();
+        assert_eq!(harness.explain(Request::get("/")), None);
     }
 }

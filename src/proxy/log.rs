@@ -115,6 +115,9 @@ fn protocol(version: Version) -> &'static str {
 }
 
 fn report(ctx: &Ctx, failure: &Error) {
+    if !ctx.observers.may_say(failure.reason()) {
+        return;
+    }
     let level = match failure.party() {
         Party::Client => log::Level::Info,
         Party::Upstream | Party::Operator => log::Level::Warn,
@@ -158,9 +161,11 @@ pub(crate) fn refused_silently(refusal: &Refused<'_>, observers: &Observers) {
 pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>, observers: &Observers) {
     let Refused { status, reason, listener, client, scheme, seen } = *refused;
     let status = sent.map(|_| status);
-    let shown = client.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
-    let said = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-    log::info!("request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener}");
+    if observers.may_say(reason) {
+        let shown = client.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let said = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        log::info!("request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener}");
+    }
     let line = RequestLine::read(seen);
     let target = String::from_utf8_lossy(line.target);
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));

@@ -256,7 +256,9 @@ impl Listener {
             Some(counted) => Ok(Some(counted)),
             None => {
                 self.meter.refused("connections_per_client");
-                log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
+                if self.observers.may_say("connections_per_client") {
+                    log::info!("connection closed reason=connections_per_client client={} listener={}", client.ip(), self.name);
+                }
                 Err(TooMany)
             }
         }

@@ -1,6 +1,7 @@
 //! What keeps the logs going beside requests: the writer's start, SIGUSR1, and reports of losses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
@@ -9,6 +10,9 @@ use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::observe::{AccessLog, Observers};
+
+/// How often lines that were held back are told of.
+const HELD: Duration = Duration::from_secs(5);
 
 /// The background service of logs. It is there without an access log too: whoever rotates logs may send SIGUSR1 in any case, and
 /// unheard it would end the process.
@@ -40,6 +44,13 @@ impl BackgroundService for Logs {
                 }
             }
         };
+        let remembering = async {
+            let mut tick = tokio::time::interval(HELD);
+            loop {
+                tick.tick().await;
+                self.observers.say_rest();
+            }
+        };
         let reporting = async {
             match access_log {
                 Some(log) => log.watch_losses().await,
@@ -49,6 +60,7 @@ impl BackgroundService for Logs {
         tokio::select! {
             () = rotating => {}
             () = reporting => {}
+            () = remembering => {}
             // An error means that nobody is left to say so.
             _ = shutdown.wait_for(|shutdown| *shutdown) => {}
         }

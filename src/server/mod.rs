@@ -54,7 +54,7 @@ use self::signals::{Signals, Times};
 use self::upgrade::{Door, Offer, Predecessor, Successors, Tenure};
 use crate::admin::{Admin, Api};
 use crate::config::{LogOutput, Report};
-use crate::observe::{AccessLog, Observers, OpenError, metrics};
+use crate::observe::{AccessLog, Budget, Observers, OpenError, metrics};
 use crate::proxy::Proxy;
 use crate::runtime::{BootPlan, Compiled, InForce, Store};
 
@@ -213,7 +213,7 @@ fn settle(
     let sandbox = Sandbox::enter(boot.hardening, places);
     // As the user who will have to open it again when it is rotated.
     let access_log = boot.access_log.as_ref().map(AccessLog::open).transpose()?.flatten();
-    let observers = Arc::new(Observers { access_log });
+    let observers = Arc::new(Observers { access_log, budget: Budget::default() });
     if boot.pingora.daemon && boot.access_log.as_ref().is_some_and(|log| log.output == LogOutput::Stdout) {
         log::warn!("access log goes to standard output, which a daemon does not have: give it a file");
     }

@@ -22,6 +22,8 @@ pub(crate) fn app() -> App {
         .filter::<Share>()
         .filter::<Tally>()
         .filter::<Escape>()
+        .filter::<Stillborn>()
+        .filter::<Coy>()
 }
 
 /// Leaves its name wherever it comes by.
@@ -413,5 +415,47 @@ impl Filter for Escape {
         let opened = req.header("x-open").map(|path| said(std::fs::File::open(path).map(drop)));
         let started = req.header("x-start").map(|program| said(std::process::Command::new(program).status().map(drop)));
         Ok(Flow::Reply(Reply::text(200, opened.or(started).unwrap_or_default())))
+    }
+}
+
+/// Has no state, for it panics.
+struct Stillborn;
+
+struct Never;
+
+impl Default for Never {
+    fn default() -> Self {
+        panic!("no state")
+    }
+}
+
+impl Filter for Stillborn {
+    const NAME: &'static str = "stillborn";
+    type Config = ShareConfig;
+    type State = Never;
+
+    fn build(_: ShareConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+}
+
+/// Refuses everything, and can't say by which hook.
+struct Coy;
+
+impl Filter for Coy {
+    const NAME: &'static str = "coy";
+    type Config = ShareConfig;
+    type State = ();
+
+    fn build(_: ShareConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn hooks(&self) -> Hooks {
+        panic!("no hooks")
+    }
+
+    async fn request(&self, _: &mut RequestCx<'_>, (): &mut ()) -> Result<Flow, Error> {
+        Err(Error::status(403))
     }
 }

@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup demo release install check test test-all bench clean
+.PHONY: help setup demo release install check test test-all bench soak sbom clean
 
 help:
 	@echo 'make demo              build, then serve three small services behind the proxy'
@@ -16,6 +16,8 @@ help:
 	@echo 'make test              all of that, every test, and every configuration in conf/ and docs/'
 	@echo 'make test-all          the same, with the suites that take long'
 	@echo 'make bench             CPU per request beside nginx, HAProxy and the smallest Pingora proxy'
+	@echo 'make soak              ten minutes of good and hostile traffic (SECONDS=…): memory and descriptors level off'
+	@echo 'make sbom              a bill of materials (CycloneDX) of what is built in'
 	@echo 'make setup             only install what the build needs'
 	@echo 'make clean             remove what was built'
 
@@ -52,6 +54,15 @@ test-all: test
 bench: release
 	$(CARGO) build --locked --release --example bare_pingora
 	benches/compare/run
+
+# Python 3.11 or later.
+soak: release
+	benches/soak $(TARGET)/release/ravelin $(or $(SECONDS),600)
+
+sbom:
+	@mkdir -p $(TARGET)
+	scripts/sbom > $(TARGET)/ravelin.cdx.json
+	@echo 'wrote $(TARGET)/ravelin.cdx.json'
 
 clean:
 	$(CARGO) clean

@@ -62,7 +62,7 @@ pub(crate) struct Clock {
     /// The client takes nothing: the endpoint can't be blamed for the pause.
     client_stalls: AtomicBool,
     expired: AtomicU8,
-    /// The response has begun: the client may take its time for the rest of its request.
+    /// The response is on its way: the client may take its time for the rest of its request.
     responding: AtomicBool,
     /// The proxy has taken the exchange on.
     taken: AtomicBool,
@@ -152,7 +152,12 @@ impl Clock {
         self.responding.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has begun.
+    /// The response is over: a client that still sends has no reason to take its time.
+    pub(crate) fn responded(&self) {
+        self.responding.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is on its way.
     pub(crate) fn is_responding(&self) -> bool {
         self.responding.load(Ordering::Relaxed)
     }

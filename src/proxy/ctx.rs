@@ -75,6 +75,10 @@ pub(crate) struct Ctx {
     pub(super) connect_failures: u32,
     /// The head of the final response has come.
     pub(super) responding: bool,
+    /// The request has come whole.
+    pub(super) asked: bool,
+    /// The response has come whole.
+    pub(super) answered: bool,
     /// The exchange became a tunnel (101).
     pub(super) tunnel: bool,
     /// What the client speaks.
@@ -133,6 +137,8 @@ impl Ctx {
             stick: None,
             connect_failures: 0,
             responding: false,
+            asked: false,
+            answered: false,
             tunnel: false,
             version: Version::HTTP_11,
             user_agent: None,

@@ -32,7 +32,12 @@ impl Proxy {
                 return Ok(());
             }
             ctx.responding = true;
-            ctx.connection.clock.respond();
+            if is_empty(session, head) {
+                // No end of a body will be told of.
+                ctx.answered = true;
+            } else {
+                ctx.connection.clock.respond();
+            }
             let now = Instant::now();
             ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
             if let (Some(route), Some(took)) = (&ctx.route, ctx.timing.response) {
@@ -65,6 +70,13 @@ impl Proxy {
     }
 }
 
+/// Whether a response is over with its head.
+fn is_empty(session: &Session, head: &ResponseHeader) -> bool {
+    session.req_header().method == Method::HEAD
+        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
 /// A piece of the body came: the next one is due from now.
 pub(super) fn body_arrived(ctx: &Ctx, now: Instant) {
     if ctx.tunnel {
@@ -88,7 +100,12 @@ pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result
     }
     ctx.sent += body.as_ref().map_or(0, Bytes::len) as u64;
     if end {
+        ctx.answered = true;
         ctx.connection.clock.clear_step();
+        ctx.connection.clock.responded();
+        if let Some(pace) = ctx.pace.filter(|_| !ctx.asked) {
+            ctx.connection.clock.await_request(pace.timeout(), Instant::now());
+        }
     }
     Ok(())
 }

@@ -150,6 +150,7 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
         // Until here it was the client's turn: the endpoint can't answer before it has the whole request.
         await_response(ctx, body.as_ref().is_some_and(|body| !body.is_empty()));
     }
+    ctx.asked |= end;
     let length = body.as_ref().map_or(0, Bytes::len);
     ctx.received += length as u64;
     if !ctx.tunnel {
@@ -170,7 +171,7 @@ fn bounded(length: usize, end: bool, ctx: &mut Ctx) -> std::result::Result<(), E
     }
     if let Some(pace) = &mut ctx.pace
         && !end
-        && !ctx.responding
+        && (!ctx.responding || ctx.answered)
     {
         let now = Instant::now();
         pace.came(length, || now);

@@ -21,9 +21,25 @@ pub struct Listener {
     pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     /// Whose word on the client is believed. Default: nobody's.
     pub trust_forwarded: Option<Spanned<TrustForwarded>>,
+    /// Header names with `_` from clients, which many a service reads as `-`.
+    #[serde(default)]
+    pub underscores: Underscores,
     /// Bounds on what a client may do; what is left out is taken from `defaults.limits`.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// What becomes of header names with `_`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Underscores {
+    /// The field is left out.
+    #[default]
+    Drop,
+    /// The request is refused.
+    Refuse,
+    /// The field is passed on, unless it would be read as one of Ravelin's `X-Forwarded-*`.
+    Pass,
 }
 
 /// The PROXY protocol on a listener.

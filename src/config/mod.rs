@@ -54,7 +54,7 @@ pub use errors::{ErrorPage, Errors};
 pub use file::Reload;
 pub use hardening::Hardening;
 pub use limits::{Limits, ListenerLimits};
-pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded};
+pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded, Underscores};
 pub(crate) use load::load_partial;
 pub use load::{load, parse};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};

@@ -12,7 +12,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("IncludedFile", &["tests"]),
     ("Admin", &["explain_token"]),
     ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
-    ("Listener", &["redirect_to_https", "http3", "tls", "underscores"]),
+    ("Listener", &["redirect_to_https", "http3", "tls"]),
     (
         "Upstream",
         &[

@@ -28,11 +28,22 @@ pub(crate) enum Expired {
     BodyRate,
     /// Nothing: an HTTP/2 client sends frames that ask for work and carry nothing.
     Flood,
+    /// Not a deadline, but as final: the framing of the request's body is broken.
+    Broken,
 }
 
 impl Expired {
-    const ALL: [Self; 8] =
-        [Self::Response, Self::Read, Self::Exchange, Self::Tunnel, Self::Client, Self::Body, Self::BodyRate, Self::Flood];
+    const ALL: [Self; 9] = [
+        Self::Response,
+        Self::Read,
+        Self::Exchange,
+        Self::Tunnel,
+        Self::Client,
+        Self::Body,
+        Self::BodyRate,
+        Self::Flood,
+        Self::Broken,
+    ];
 
     /// Above zero, which stands for none.
     fn code(self) -> u8 {
@@ -45,6 +56,7 @@ impl Expired {
             Self::Body => 6,
             Self::BodyRate => 7,
             Self::Flood => 8,
+            Self::Broken => 9,
         }
     }
 }
@@ -66,6 +78,8 @@ pub(crate) struct Clock {
     responding: AtomicBool,
     /// The proxy has taken the exchange on.
     taken: AtomicBool,
+    /// The client has a part of its answer and will get no more.
+    cut: AtomicBool,
     /// Somebody waits by [`Clock::expiry`], and `moved` wakes them when a deadline is moved closer.
     watched: AtomicBool,
     moved: Notify,
@@ -85,6 +99,7 @@ impl Clock {
             expired: AtomicU8::new(0),
             responding: AtomicBool::new(false),
             taken: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             moved: Notify::new(),
         }
@@ -108,6 +123,16 @@ impl Clock {
     /// Whether it has. A request that Pingora refuses never gets there.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// The answer ends in its middle, which the client must be able to tell.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// The whole exchange ends within this time from `now`. Here and below the time is the caller's to read, who mostly has it

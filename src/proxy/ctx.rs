@@ -73,6 +73,8 @@ pub(crate) struct Ctx {
     pub(super) stick: Option<HeaderValue>,
     /// How many connections could not be opened.
     pub(super) connect_failures: u32,
+    /// How many informational responses have come.
+    pub(super) informational: u8,
     /// The head of the final response has come.
     pub(super) responding: bool,
     /// The request has come whole.
@@ -136,6 +138,7 @@ impl Ctx {
             replacement: None,
             stick: None,
             connect_failures: 0,
+            informational: 0,
             responding: false,
             asked: false,
             answered: false,

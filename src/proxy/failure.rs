@@ -34,6 +34,7 @@ impl Proxy {
         // Once a head is out there is nothing left to say but to break off; a client that is gone hears nothing.
         let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls" | "http2_flood");
         if final_head_is_out(session) || gone {
+            ctx.connection.clock.cut();
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let reply = self.error_reply(session, ctx, code);
@@ -59,6 +60,7 @@ pub(super) fn missed(expired: Expired) -> Error {
         Expired::Body => Error::new(408, Party::Client, "body_timeout"),
         Expired::BodyRate => Error::new(408, Party::Client, "body_too_slow"),
         Expired::Flood => Error::new(400, Party::Client, "http2_flood"),
+        Expired::Broken => Error::new(400, Party::Client, "bad_chunk"),
     }
 }
 

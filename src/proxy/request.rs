@@ -10,12 +10,14 @@ use http::{HeaderName, Method};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+use crate::config::Underscores;
 use crate::filter::{Error, InvalidField, Party, Reply, Target, parse_target};
 use crate::proxy::bounds::{bounded, limit_body};
 use crate::proxy::failure::missed;
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{ClientRequest, authority, connection_options, set_target};
 use crate::proxy::reply::OVERLOADED;
+use crate::proxy::settle::{Unsettled, settle};
 use crate::proxy::split::choose;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Proxy, Result};
@@ -109,8 +111,9 @@ impl Proxy {
         snapshot: &Arc<Snapshot>,
         seen: &Seen,
     ) -> std::result::Result<Matched, Error> {
-        let unmerged = match bounded(session, &ctx.connection).and_then(|()| self.admit(session, seen, snapshot.keeps_slashes()))
-        {
+        let underscores = ctx.connection.index.map_or_else(Underscores::default, |index| snapshot.listener(index).underscores);
+        let settled = bounded(session, &ctx.connection).and_then(|()| settle(session, &seen.unsettled, underscores));
+        let unmerged = match settled.and_then(|()| self.admit(session, seen, snapshot.keeps_slashes())) {
             Ok(Admitted { target, unmerged }) => {
                 ctx.exchange.target = target;
                 unmerged
@@ -152,7 +155,7 @@ impl Proxy {
                 .with_message("the request has been through this proxy already: an upstream leads back to it"));
         }
         // Over HTTP/1 they do not come this far.
-        if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        if ["TRACE", "CONNECT"].iter().any(|method| head.method.as_str().eq_ignore_ascii_case(method)) {
             return Err(Error::new(405, Party::Client, "method"));
         }
         let named = authority(head);
@@ -165,7 +168,12 @@ impl Proxy {
             return Err(bad("bad_path"));
         }
         let bad_path = |error: PathError| bad("bad_path").with_message(error.to_string());
-        let path = path::normalise(head.uri.path()).map_err(bad_path)?;
+        let path = match head.uri.path() {
+            // Asked of the server as a whole, which only `OPTIONS` does: also by an absolute form without a path (RFC 9112 §3.2.4).
+            "*" if head.method != Method::OPTIONS => return Err(bad("bad_target")),
+            "/" if head.method == Method::OPTIONS && lacks_path(head.raw_path()) => Cow::Borrowed("*"),
+            path => path::normalise(path).map_err(bad_path)?,
+        };
         // Without `//` the two forms are one.
         let unmerged = if keeps_slashes && head.uri.path().contains("//") {
             Some(path::normalise_unmerged(head.uri.path()).map_err(bad_path)?.into_owned())
@@ -203,6 +211,12 @@ fn is_as_sent(raw: &[u8], path: &str, query: Option<&str>) -> bool {
     }
 }
 
+/// Whether a target in absolute form ends with its authority.
+fn lacks_path(target: &[u8]) -> bool {
+    let authority = target.windows(3).position(|three| three == b"://").map_or(target.len(), |at| at + 3);
+    !target.starts_with(b"/") && !target[authority..].iter().any(|byte| matches!(byte, b'/' | b'?'))
+}
+
 /// A refused request as the log shows it.
 fn as_sent(session: &Session) -> Target {
     let head = session.req_header();
@@ -217,6 +231,7 @@ struct Seen {
     via: bool,
     connection: bool,
     forged: bool,
+    unsettled: Unsettled,
 }
 
 /// Keeps what the record of the request shows of its head, before filters change it. One walk over the few fields that there are is
@@ -232,6 +247,7 @@ fn look_over(session: &Session, ctx: &mut Ctx) -> Seen {
         } else if *name == REFERER {
             ctx.referer.get_or_insert_with(|| value.clone());
         } else {
+            seen.unsettled.note(name);
             seen.via |= *name == VIA;
             seen.connection |= *name == CONNECTION;
             seen.forged |= is_forged(name);

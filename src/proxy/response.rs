@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 
 use crate::filter::{Error, Party};
 use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
+use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result};
 
@@ -20,6 +21,9 @@ const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "te", "trailer"
 
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if let Err(reason) = judge(head) {
+            return Err(ended(ctx, Error::new(502, Party::Upstream, reason)));
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if !session.as_downstream().is_upgrade_req() {
                 let error = Error::new(502, Party::Upstream, "invalid_response");
@@ -29,6 +33,11 @@ impl Proxy {
         } else {
             strip_hop_by_hop(head, !head.status.is_informational() && !session.as_downstream().is_http2());
             if head.status.is_informational() {
+                strip_framing(head);
+                ctx.informational = ctx.informational.saturating_add(1);
+                if ctx.informational > INFORMATIONAL_MAX {
+                    return Err(ended(ctx, Error::new(502, Party::Upstream, "informational_flood")));
+                }
                 return Ok(());
             }
             ctx.responding = true;
@@ -179,13 +188,9 @@ fn frame(session: &mut Session, head: &mut ResponseHeader, filtered: bool) -> Re
         || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::SWITCHING_PROTOCOLS);
     // The version is this hop's, whatever the endpoint speaks (RFC 9110 §2.5).
     head.set_version(Version::HTTP_11);
-    if head.status == StatusCode::NO_CONTENT {
-        // It has no body, and so no framing (RFC 9110 §8.6).
-        head.remove_header(&CONTENT_LENGTH);
-        head.remove_header(&TRANSFER_ENCODING);
-    }
+    strip_framing(head);
     match request.version {
-        Version::HTTP_10 | Version::HTTP_09 if head.headers.contains_key(TRANSFER_ENCODING) => {
+        Version::HTTP_10 | Version::HTTP_09 if !bodiless && !head.headers.contains_key(CONTENT_LENGTH) => {
             // Chunks are unknown there: the body ends with the connection.
             head.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);

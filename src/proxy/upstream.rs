@@ -135,11 +135,20 @@ async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, pro
         && let Some(host) = upstream.host_for(endpoint)
     {
         view.set_host(host)?;
+    } else if let Some(endpoint) = &ctx.exchange.endpoint
+        && names_no_host(view.0)
+    {
+        // Only HTTP/1.0 has such requests. What goes on is HTTP/1.1, which must name one (RFC 9112 §3.2): the endpoint's own.
+        view.set_host(endpoint.host())?;
     }
     match &ctx.route {
         Some(route) => route.chain.upstream_request(&mut ctx.run, &mut view, &mut ctx.exchange).await,
         None => Ok(()),
     }
+}
+
+fn names_no_host(head: &RequestHeader) -> bool {
+    head.uri.authority().is_none() && head.headers.get(http::header::HOST).is_none_or(http::HeaderValue::is_empty)
 }
 
 /// A piece of the request's body goes out.
@@ -159,6 +168,11 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
         let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
         outcome.map_err(|error| ended(ctx, error))?;
+    }
+    if end && body.as_ref().is_some_and(Bytes::is_empty) {
+        // Pingora would write it as a chunk of no bytes, which ends the body, and then end the body: the second end would stand
+        // before the next request on the endpoint's connection.
+        *body = None;
     }
     Ok(())
 }

@@ -156,6 +156,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let policy = |listener: &Named<config::Listener>| ListenerPolicy {
         limits: listener.value.limits.or(&config.default_limits),
         trust: Trust::of(&listener.value),
+        underscores: listener.value.underscores,
     };
     let policies = config.listeners.iter().map(policy).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();

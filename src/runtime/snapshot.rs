@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use crate::config::{ListenerLimits, Overload, Priority};
+use crate::config::{ListenerLimits, Overload, Priority, Underscores};
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
@@ -35,6 +35,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct ListenerPolicy {
     pub(crate) limits: ListenerLimits,
     pub(crate) trust: Trust,
+    pub(crate) underscores: Underscores,
 }
 
 /// Work beside requests: it ends with the snapshot.

@@ -67,6 +67,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
         };
     }
     let mut served: u32 = 0;
+    let leftover = conn.leftover();
     loop {
         let limits = listener.limits();
         conn.limit(&limits);
@@ -90,7 +91,8 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                 };
                 match exchange(conn, head, body, connection, &listener).await {
                     Some(reusable) => conn = reusable,
-                    None if clock.is_taken() => return,
+                    None if clock.is_taken() => return leftover.linger().await,
+                    // Of what passed our reading Pingora refuses nothing, as far as tests can show.
                     None => return refused_unseen(&listener.name, client, &listener.observers),
                 }
             }

@@ -1,5 +1,7 @@
 //! The process: sockets bound first, then Pingora's server with Ravelin's own listening service and background work in it.
 
+#[cfg(test)]
+mod agreement;
 mod background;
 mod bind;
 mod chunks;
@@ -20,6 +22,7 @@ mod ready;
 mod reload;
 mod sandbox;
 mod signals;
+mod socket;
 mod stream;
 mod supervisor;
 mod upgrade;

@@ -3,7 +3,6 @@
 //! What a client sends ahead of its turn stays here for the next request. While Pingora waits for an endpoint it polls this
 //! stream for a client that leaves; so the deadlines of the exchange are kept here too: when one passes, the read fails.
 
-use std::future::poll_fn;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
@@ -27,6 +26,7 @@ use crate::config::ListenerLimits;
 use crate::proxy::{Clock, Expired, Pace};
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
+use crate::server::socket::{Leftover, Socket};
 
 /// Small writes are joined up to this size: a head and a small body leave together.
 const JOIN: usize = 8 * 1024;
@@ -38,13 +38,11 @@ const READ: usize = 4 * 1024;
 /// What a frame may carry, unless a server says otherwise (RFC 9113 §4.2).
 const MAX_FRAME: usize = 16 * 1024;
 
-/// How long, and for how many reads, a connection is read after our side has closed.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_READS: usize = 256;
-
 /// A client's connection.
 pub(super) struct Conn {
-    io: Box<L4Stream>,
+    io: Socket,
+    /// Where it goes if it closes with bytes unread.
+    leftover: Leftover,
     /// Read, but not yet part of the current request.
     ahead: BytesMut,
     /// How much of what comes belongs to the current request.
@@ -71,7 +69,8 @@ impl Conn {
     pub(super) fn new(io: L4Stream, clock: Arc<Clock>) -> Self {
         let body = Body::Length(0);
         Self {
-            io: Box::new(io),
+            io: Socket::new(io),
+            leftover: Leftover::default(),
             ahead: BytesMut::new(),
             body,
             ended: false,
@@ -133,7 +132,7 @@ impl Conn {
         // On the stack, so that a connection that waits holds no memory for it.
         let mut space = [MaybeUninit::uninit(); READ];
         let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut *self.io).poll_read(cx, &mut buffer))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         self.ahead.extend_from_slice(buffer.filled());
         self.ended = buffer.filled().is_empty();
         Poll::Ready(Ok(!self.ended))
@@ -211,10 +210,10 @@ impl Conn {
                     buffer.put_slice(&self.ahead[..read]);
                     self.ahead.advance(read);
                 } else if limit == buffer.remaining() {
-                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                    ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
                 } else {
                     let mut part = ReadBuf::new(buffer.initialize_unfilled_to(limit));
-                    ready!(Pin::new(&mut *self.io).poll_read(cx, &mut part))?;
+                    ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
                     let read = part.filled().len();
                     buffer.advance(read);
                 }
@@ -223,7 +222,7 @@ impl Conn {
             Body::Chunked(chunks) if chunks.is_done() => return self.poll_left(cx),
             Body::Chunked(chunks) => {
                 if self.ahead.is_empty() {
-                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                    ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
                     let read = &buffer.filled()[before..];
                     let taken = chunks.take(read);
                     // What came with the end of the body is the next request's.
@@ -235,10 +234,16 @@ impl Conn {
                     buffer.put_slice(&self.ahead[..taken]);
                     self.ahead.advance(taken);
                 }
+                if chunks.is_broken() {
+                    // Where this request ends nobody can tell: neither side's connection carries another.
+                    buffer.set_filled(before);
+                    self.clock.client_failed(Expired::Broken);
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
             }
             Body::Open if self.ahead.is_empty() => {
                 if !self.calmed {
-                    ready!(Pin::new(&mut *self.io).poll_read(cx, buffer))?;
+                    ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
                     self.meter(buffer, before);
                 }
             }
@@ -288,7 +293,7 @@ impl Conn {
     /// Writes out what has been joined.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            match Pin::new(&mut *self.io).poll_write(cx, &self.out) {
+            match Pin::new(&mut self.io).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
                     self.flowing();
@@ -317,6 +322,16 @@ impl Conn {
         if self.stalled_since.take().is_some() {
             self.clock.client_stalls(false);
         }
+    }
+
+    /// Where the socket goes if it closes with bytes of the client unread.
+    pub(super) fn leftover(&self) -> Leftover {
+        self.leftover.clone()
+    }
+
+    /// Whether the client has sent, or is about to send, what nobody will read.
+    fn has_unread(&self) -> bool {
+        !self.ended && self.frames.is_none() && (self.is_unread() || !self.ahead.is_empty())
     }
 
     /// Writes bytes of our own and closes.
@@ -363,7 +378,7 @@ impl AsyncWrite for Conn {
             return Poll::Ready(Ok(bytes.len()));
         }
         ready!(this.poll_out(cx))?;
-        match Pin::new(&mut *this.io).poll_write(cx, bytes) {
+        match Pin::new(&mut this.io).poll_write(cx, bytes) {
             Poll::Pending => this.stalled(cx),
             outcome => {
                 this.flowing();
@@ -378,13 +393,21 @@ impl AsyncWrite for Conn {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_out(cx))?;
-        Pin::new(&mut *this.io).poll_flush(cx)
+        Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_out(cx))?;
-        Pin::new(&mut *this.io).poll_shutdown(cx)
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if self.has_unread() && !self.clock.is_cut() {
+            self.io.leave(&self.leftover);
+        }
     }
 }
 
@@ -394,57 +417,46 @@ impl Shutdown for Conn {
         if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
             log::debug!("closing a connection failed error={error}");
         }
-        if self.is_unread() && !self.ended {
-            // What the client still sends is read for a while, or its own side would take the answer away with a reset (RFC 9112 §9.6).
-            let mut left = LINGER_READS;
-            let _ = tokio::time::timeout(LINGER, async {
-                while left > 0 && matches!(poll_fn(|cx| self.poll_ahead(cx)).await, Ok(true)) {
-                    self.ahead.clear();
-                    left -= 1;
-                }
-            })
-            .await;
-        }
     }
 }
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        self.io.id()
+        self.io.stream().map_or(-1, UniqueID::id)
     }
 }
 
 impl Ssl for Conn {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.get_ssl_digest()
+        self.io.stream()?.get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        if self.frames.is_some() { Some(ALPN::H2) } else { self.io.selected_alpn_proto() }
+        if self.frames.is_some() { Some(ALPN::H2) } else { self.io.stream()?.selected_alpn_proto() }
     }
 }
 
 impl GetTimingDigest for Conn {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_timing_digest()
+        self.io.stream().map_or_else(Vec::new, GetTimingDigest::get_timing_digest)
     }
     fn get_read_pending_time(&self) -> Duration {
-        self.io.get_read_pending_time()
+        self.io.stream().map_or(Duration::ZERO, GetTimingDigest::get_read_pending_time)
     }
     fn get_write_pending_time(&self) -> Duration {
-        self.io.get_write_pending_time()
+        self.io.stream().map_or(Duration::ZERO, GetTimingDigest::get_write_pending_time)
     }
 }
 
 impl GetProxyDigest for Conn {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.get_proxy_digest()
+        self.io.stream()?.get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Conn {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_socket_digest()
+        self.io.stream()?.get_socket_digest()
     }
 }
 

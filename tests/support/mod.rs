@@ -44,7 +44,7 @@ pub(crate) use origin::{Action, Answer, Bind, Origin, Received, Trigger};
 pub(crate) use ports::{Reserved, free_port, has_ipv6};
 pub(crate) use process::{Launch, Log, Ravelin, Signal, listeners, use_program};
 pub(crate) use usage::{Usage, full, get, may_open, metric, metrics, until_metric, until_nothing_is_left};
-pub(crate) use wire::{Field, Head, Response, Transcript, Trouble, shortened, visible};
+pub(crate) use wire::{Field, Head, Response, Transcript, Trouble, message_length, request_parts, shortened, visible};
 
 use std::sync::LazyLock;
 

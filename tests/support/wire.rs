@@ -213,6 +213,23 @@ impl BodyReader {
     }
 }
 
+/// How long the first request of these bytes is, body included.
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
+    let end = Head::end(bytes)?;
+    let mut body = BodyReader::new(Head::parse(&bytes[..end]).request_framing());
+    let used = body.feed(&bytes[end..]);
+    body.complete().then_some(end + used)
+}
+
+/// The head and the decoded body of a whole request.
+pub(crate) fn request_parts(bytes: &[u8]) -> Option<(Head, Vec<u8>)> {
+    let end = Head::end(bytes)?;
+    let head = Head::parse(&bytes[..end]);
+    let mut body = BodyReader::new(head.request_framing());
+    body.feed(&bytes[end..]);
+    body.complete().then_some((head, body.body))
+}
+
 /// What a client got.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {

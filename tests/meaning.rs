@@ -1,0 +1,45 @@
+//! Plays the corpus `tests/hostile/**/*.txt`: messages that two parsers could read differently, sent as bytes to a real Ravelin in
+//! front of an origin that keeps the bytes it gets.
+//!
+//! `cargo test --test meaning framing/` plays the cases below `tests/hostile/framing`. The format is in `tests/hostile/README.md`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
+
+mod support;
+
+#[path = "meaning/case.rs"]
+mod case;
+#[path = "meaning/differential.rs"]
+mod differential;
+#[path = "meaning/h2.rs"]
+mod h2;
+#[path = "meaning/stage.rs"]
+mod stage;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// So many tricks there are at least.
+const CASES: usize = 300;
+
+fn main() -> io::Result<ExitCode> {
+    let cases = case::all()?;
+    let sound: Arc<[case::Case]> = cases.iter().filter_map(|case| case.as_ref().ok().cloned()).collect();
+    let mut trials = vec![Trial::test("the corpus is large", {
+        let number = sound.len();
+        move || if number >= CASES { Ok(()) } else { Err(format!("{number} cases").into()) }
+    })];
+    trials.extend(differential::trials(&sound));
+    trials.extend(cases.into_iter().map(|case| match case {
+        Ok(case) => Trial::test(case.name.clone(), move || {
+            stage::play(&case).map_err(|why| Failed::from(format!("{why}\n({})", case.source)))
+        }),
+        Err(mistake) => Trial::test(mistake.clone(), move || Err(mistake.clone().into())),
+    }));
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    stage::clear();
+    Ok(conclusion.exit_code())
+}

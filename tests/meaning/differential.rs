@@ -1,0 +1,145 @@
+//! The corpus in front of origins that others wrote, strict and lenient: each must see the requests that the cases say, no more and
+//! no others.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use libtest_mimic::{Failed, Trial};
+
+use super::case::{Case, Request, Verdict, shown};
+use super::stage::{config, listener};
+use super::{h2, stage};
+use crate::support::{Connection, Deadline, Outgoing, Ravelin};
+
+const ORIGINS: [(&str, &str, &[&str]); 3] = [
+    ("python's http.server", "python3", &["lenient.py"]),
+    ("node's http", "node", &["strict.js"]),
+    ("node's http, lenient", "node", &["strict.js", "lenient"]),
+];
+
+/// A trial for each origin that is installed.
+pub(crate) fn trials(cases: &Arc<[Case]>) -> Vec<Trial> {
+    let trial = |(name, program, arguments): (&str, &'static str, &'static [&'static str])| {
+        let cases = cases.clone();
+        let missing = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err();
+        Trial::test(format!("differential: {name}"), move || run(program, arguments, &cases)).with_ignored_flag(missing)
+    };
+    ORIGINS.into_iter().map(trial).collect()
+}
+
+/// A request as an origin saw it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+struct Seen {
+    method: String,
+    target: String,
+    host: Option<String>,
+    body: String,
+}
+
+struct Origin {
+    child: Child,
+    lines: Receiver<String>,
+    address: String,
+}
+
+impl Origin {
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/meaning/origins");
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("the origin starts");
+        let stdout = child.stdout.take().expect("its output is piped");
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let port = lines.recv_timeout(Deadline::standard().left()).expect("the origin says its port");
+        Self { child, lines, address: format!("127.0.0.1:{port}") }
+    }
+
+    /// What it saw until it saw this target, which it must.
+    fn seen_before(&self, target: &str, deadline: Deadline) -> Result<Vec<Seen>, String> {
+        let mut all = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(deadline.left()).map_err(|_| format!("{target} did not arrive, but {all:?}"))?;
+            let seen: Seen = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+            if seen.target == target {
+                return Ok(all);
+            }
+            all.push(seen);
+        }
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(program: &str, arguments: &[&str], cases: &[Case]) -> Result<(), Failed> {
+    let origin = Origin::start(program, arguments);
+    let ravelin = Ravelin::start(&config(&origin.address));
+    let mut wrong = Vec::new();
+    for (number, case) in cases.iter().enumerate().filter(|(_, case)| case.answer.is_none()) {
+        if let Err(why) = play(case, number, &ravelin, &origin) {
+            wrong.push(format!("{}: {why}", case.name));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+fn play(case: &Case, number: usize, ravelin: &Ravelin, origin: &Origin) -> Result<(), String> {
+    let wanted = match &case.verdict {
+        Verdict::Arrives(wanted) => requests(wanted, &origin.address)?,
+        Verdict::Refused(_) | Verdict::Aborted(_) => Vec::new(),
+        _ => return Ok(()),
+    };
+    let deadline = Deadline::standard();
+    let address = listener(ravelin, &case.listener);
+    match &case.request {
+        Request::Http2(frames) => drop(h2::exchange(&address, frames, deadline).map_err(|error| error.to_string())?),
+        Request::Http1(bytes) => {
+            let mut client = Connection::open(&address, deadline).map_err(|error| error.to_string())?;
+            client.send(bytes).map_err(|error| error.to_string())?;
+            if case.half_closes {
+                client.half_close();
+            }
+            for seen in &wanted {
+                client.response(&seen.method, deadline).map_err(|error| error.to_string())?;
+            }
+            if wanted.is_empty() {
+                client.closed(deadline).map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    let next = format!("/next-{number}");
+    let mut other = Connection::open(&ravelin.addresses()[0], deadline).map_err(|error| error.to_string())?;
+    other.request(&Outgoing::get(&next, "next"), deadline).map_err(|error| error.to_string())?;
+    other.next_response(deadline).map_err(|error| error.to_string())?;
+    let seen = origin.seen_before(&next, deadline)?;
+    // An origin may refuse what it does not like, methods that it does not know say; what it takes it must take so.
+    if seen == wanted || seen.is_empty() && wanted.iter().all(|wanted| !KNOWN.contains(&wanted.method.as_str())) {
+        return Ok(());
+    }
+    Err(format!("the origin saw {seen:?} in place of {wanted:?}"))
+}
+
+/// Methods that every origin takes.
+const KNOWN: [&str; 5] = ["GET", "HEAD", "POST", "DELETE", "OPTIONS"];
+
+/// The requests of a verdict.
+fn requests(bytes: &[u8], address: &str) -> Result<Vec<Seen>, String> {
+    let latin1 = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect::<String>();
+    stage::split(bytes)?
+        .iter()
+        .map(|request| {
+            let (head, body) = crate::support::request_parts(request).ok_or_else(|| format!("no request: {}", shown(request)))?;
+            let host = head.values("host").first().map(|host| latin1(host).replace("{origin}", address));
+            Ok(Seen { method: latin1(head.method()), target: latin1(head.target()), host, body: latin1(&body) })
+        })
+        .collect()
+}

@@ -7,6 +7,7 @@
 mod bounds;
 mod clock;
 mod ctx;
+mod enter;
 mod failure;
 mod forwarded;
 mod head;

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::StatusCode;
+use http::header::ACCEPT;
+use http::{HeaderMap, StatusCode};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -79,16 +80,20 @@ impl Proxy {
     /// An error with the body that the configuration gives it; else the status in words and the request's id, as JSON where the
     /// client takes it.
     pub(super) fn error_reply(&self, session: &Session, ctx: &Ctx, status: u16) -> Reply {
-        let own = match &ctx.route {
-            Some(route) => error_page(route.errors(), status, &ctx.exchange),
-            None => error_page(self.store.load().errors(), status, &ctx.exchange),
-        };
-        own.unwrap_or_else(|| {
-            let accept = session.req_header().headers.get_all(http::header::ACCEPT);
-            let json = accept.iter().any(|accept| accepts_json(accept.as_bytes()));
-            error_body(status, &ctx.exchange.id.to_string(), json)
-        })
+        let headers = &session.req_header().headers;
+        match &ctx.route {
+            Some(route) => own_error(route.errors(), status, &ctx.exchange, headers),
+            None => own_error(self.store.load().errors(), status, &ctx.exchange, headers),
+        }
     }
+}
+
+/// An error as a client with these header fields gets it.
+pub(super) fn own_error(pages: &ErrorPages, status: u16, exchange: &Exchange, headers: &HeaderMap) -> Reply {
+    error_page(pages, status, exchange).unwrap_or_else(|| {
+        let json = headers.get_all(ACCEPT).iter().any(|accept| accepts_json(accept.as_bytes()));
+        error_body(status, &exchange.id.to_string(), json)
+    })
 }
 
 pub(super) fn error_page(pages: &ErrorPages, status: u16, exchange: &Exchange) -> Option<Reply> {

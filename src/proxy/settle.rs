@@ -20,27 +20,35 @@ pub(super) fn settle(session: &mut Session, found: &Unsettled, underscores: Unde
         // What an upstream tells in advance is unknown there (RFC 9110 §15.2).
         session.as_downstream_mut().set_ignore_info_resp(true);
     }
-    if version == Version::HTTP_10 && !found.host {
-        host_of_target(session.req_header_mut());
-    }
-    if found.underscore {
-        settle_underscores(session.req_header_mut(), underscores)?;
-    }
-    // One field with one number, as on HTTP/1, where this has been seen to: an upstream frames the body by it.
-    if found.lengths > 1
-        || (version == Version::HTTP_2 && found.lengths > 0 && !is_number(&session.req_header().headers[CONTENT_LENGTH]))
-    {
-        return Err(Error::new(400, Party::Client, "ambiguous_length"));
-    }
+    settle_fields(session.req_header_mut(), found, underscores)?;
     if found.expect {
         settle_expectation(session)?;
     }
-    if found.upgrade && !connection_options(&session.req_header().headers).any(|option| option.eq_ignore_ascii_case("upgrade")) {
+    Ok(())
+}
+
+/// What of it needs no session.
+///
+/// # Errors
+/// As [`settle`].
+pub(super) fn settle_fields(head: &mut RequestHeader, found: &Unsettled, underscores: Underscores) -> Result<(), Error> {
+    let version = head.version;
+    if version == Version::HTTP_10 && !found.host {
+        host_of_target(head);
+    }
+    if found.underscore {
+        settle_underscores(head, underscores)?;
+    }
+    // One field with one number, as on HTTP/1, where this has been seen to: an upstream frames the body by it.
+    if found.lengths > 1 || (version == Version::HTTP_2 && found.lengths > 0 && !is_number(&head.headers[CONTENT_LENGTH])) {
+        return Err(Error::new(400, Party::Client, "ambiguous_length"));
+    }
+    if found.upgrade && !connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade")) {
         // Without being nominated it is none (RFC 9110 §7.8), and Pingora would nominate it.
-        session.req_header_mut().remove_header(&UPGRADE);
+        head.remove_header(&UPGRADE);
     }
     if found.cookies > 1 && version == Version::HTTP_2 {
-        join_cookies(session.req_header_mut());
+        join_cookies(head);
     }
     Ok(())
 }

@@ -3,16 +3,19 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use crate::filter::{Error, InvalidField, Party, RequestHead};
+use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
 use crate::proxy::failure::missed;
-use crate::proxy::head::{UpstreamRequest, is_hop_by_hop};
+use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::response::lacks_descriptors;
+use crate::proxy::via::Via;
+use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Proxy, Result};
 
 /// Picks an endpoint for this try.
@@ -125,26 +128,37 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
 }
 
 async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
-    let via = proxy.via.extended(&head.headers, session.req_header().version);
-    if let Some(who) = &ctx.who_asks {
+    address(head, session.req_header().version, &proxy.via, ctx.who_asks.as_ref(), &ctx.exchange)?;
+    match &ctx.route {
+        Some(route) => route.chain.upstream_request(&mut ctx.run, &mut UpstreamRequest(head), &mut ctx.exchange).await,
+        None => Ok(()),
+    }
+}
+
+/// What of a try's head is the proxy's: `Via`, who asks, and `Host` as the upstream wants it. `received`: what the client speaks.
+pub(super) fn address(
+    head: &mut RequestHeader,
+    received: Version,
+    via: &Via,
+    who: Option<&WhoAsks>,
+    exchange: &Exchange,
+) -> std::result::Result<(), Error> {
+    let via = via.extended(&head.headers, received);
+    if let Some(who) = who {
         who.put_in(head)?;
     }
     head.insert_header("via", via).map_err(|_| InvalidField::Value("via".to_owned()))?;
-    let mut view = UpstreamRequest(head);
-    if let (Some(upstream), Some(endpoint)) = (&ctx.exchange.upstream, &ctx.exchange.endpoint)
+    if let (Some(upstream), Some(endpoint)) = (&exchange.upstream, &exchange.endpoint)
         && let Some(host) = upstream.host_for(endpoint)
     {
-        view.set_host(host)?;
-    } else if let Some(endpoint) = &ctx.exchange.endpoint
-        && names_no_host(view.0)
+        set_host(head, host)?;
+    } else if let Some(endpoint) = &exchange.endpoint
+        && names_no_host(head)
     {
         // Only HTTP/1.0 has such requests. What goes on is HTTP/1.1, which must name one (RFC 9112 §3.2): the endpoint's own.
-        view.set_host(endpoint.host())?;
+        set_host(head, endpoint.host())?;
     }
-    match &ctx.route {
-        Some(route) => route.chain.upstream_request(&mut ctx.run, &mut view, &mut ctx.exchange).await,
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn names_no_host(head: &RequestHeader) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Most people run the binary and write YAML. This library is for those who extend it with filters of their own: a
 //! [`Filter`](filter::Filter) is one step that a request passes, registered with [`App::filter`] and configured by its name in the same file as
-//! everything else. The program that comes out has Ravelin's command line: `run`, `check`, `schema`, `demo`.
+//! everything else. The program that comes out has Ravelin's command line: `run`, `check`, `explain`, `test`, `schema`, `demo`.
 //!
 //! ```no_run
 //! use ravelin::prelude::*;
@@ -58,6 +58,7 @@ pub use pingora;
 
 pub use crate::cli::App;
 pub use crate::filter::testing;
+pub use crate::proxy::{offline, trace};
 #[doc(hidden)]
 pub use crate::runtime::{Asked, Routes};
 

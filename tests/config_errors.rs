@@ -145,7 +145,7 @@ cases! {
     file_with_empty_sections: "listeners:\n  # none yet\nroutes:\n";
     file_unknown_key: with("listener: {}\nfrobnicate: 1\n");
     pingora_would_panic: with("client_bind_to_ipv4: [nonsense]\nclient_bind_to_ipv6: [127.0.0.1]\nca_file: /nonexistent/ca.pem\n");
-    file_not_yet: with("reload: watch\ntracing: {}\ntests: []\ndefaults: {limits: {}}\n");
+    file_not_yet: with("reload: watch\ntracing: {}\ndefaults: {limits: {}}\n");
     access_log_mistakes: with("access_log: {format: jsn, output: {file: \"\"}, fields: []}\n");
     access_log_template: with("access_log:\n  format: {template: \"{{ dration }} {{ tls.sni }}\"}\n");
     access_log_template_on_two_lines: with("access_log:\n  format: {template: \"a\\nb\"}\n");
@@ -181,7 +181,7 @@ cases! {
     admin_token_empty: with("admin: {address: 127.0.0.1:9901, token: \"${NOTHING:-}\"}\n");
     admin_token_with_spaces: with("admin: {address: 127.0.0.1:9901, token: hunter 2}\n");
     admin_address_of_a_listener: with("admin: {address: 127.0.0.1:8080}\n");
-    admin_not_yet: with("admin: {address: 127.0.0.1:9901, explain_token: hunter2}\n");
+    admin_explain_token_with_spaces: with("admin: {address: 127.0.0.1:9901, explain_token: hunter 2}\n");
     admin_unknown_key: with("admin: {address: 127.0.0.1:9901, tokn: hunter2}\n");
     overload_mistakes: with("overload: {requests: 0, adaptative: true}\nhardening: {landlock: 1, apparmor: true}\n");
     route_priority: routes("  all: {respond: {}, priority: high}\n");

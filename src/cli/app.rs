@@ -7,10 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::{check, demo, run, schema};
+use crate::cli::{check, demo, explain, run, schema, test};
 use crate::config::Report;
 use crate::filter::{DuplicateFilter, Filter, Registry};
 use crate::filters;
+use crate::proxy::offline::Offline;
 use crate::runtime::{Compiled, Snapshot, compile};
 
 /// Ravelin, with the filters that it comes with and those that are added.
@@ -32,6 +33,10 @@ enum Command {
     Run(run::Args),
     /// Report every mistake of a configuration; exit 1 if there is an error.
     Check(check::Args),
+    /// Say where a request would go, and why; exit 1 if no route takes it.
+    Explain(explain::Args),
+    /// Run the `tests` of a configuration, offline; exit 1 if one fails.
+    Test(test::Args),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
     /// Serve three small services of its own: something to try with nothing to set up.
@@ -57,6 +62,17 @@ impl App {
         Self { registry }
     }
 
+    /// A configuration to be asked in place of served: what `ravelin explain` asks.
+    ///
+    /// # Errors
+    /// What is wrong with it, as `ravelin check` shows it.
+    pub fn offline(self, path: impl AsRef<Path>) -> Result<Offline, String> {
+        let registry = self.registry.map_err(|error| error.to_string())?;
+        let (compiled, report) = load(path.as_ref(), &registry, false, None);
+        let compiled = compiled.ok_or_else(|| report.to_string())?;
+        Offline::new(compiled, report).map_err(|error| error.to_string())
+    }
+
     /// Runs the command line of this process.
     #[must_use]
     pub fn run(self) -> ExitCode {
@@ -78,6 +94,8 @@ impl App {
         match cli.command {
             Command::Run(args) => run::run(&args, registry),
             Command::Check(args) => check::check(&args, &registry),
+            Command::Explain(args) => explain::explain(args, &registry),
+            Command::Test(args) => test::test(&args, &registry),
             Command::Schema => schema::print(&registry),
             Command::Demo(args) => demo::demo(&args, registry),
         }
@@ -88,6 +106,12 @@ impl Default for App {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// As [`load`], with the tests of further files.
+pub(super) fn load_with_tests(path: &Path, tests: &[PathBuf], registry: &Registry) -> (Option<Compiled>, Report) {
+    let (config, mut report) = crate::config::load_with_tests(path, tests, registry, &|name| std::env::var(name).ok());
+    (config.and_then(|config| compile(config, registry, None, &mut report)), report)
 }
 
 /// Parses and compiles a file, as `check`, boot and reload all do.

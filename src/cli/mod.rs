@@ -3,8 +3,10 @@
 mod app;
 mod check;
 mod demo;
+mod explain;
 mod logging;
 mod run;
 mod schema;
+mod test;
 
 pub use self::app::App;

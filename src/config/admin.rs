@@ -17,6 +17,11 @@ pub struct Admin {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Secret")]
     pub token: Option<Spanned<Secret>>,
+    /// What a request sends in `x-ravelin-explain` to be answered with its own trace, as `ravelin explain --json` prints it, in place of
+    /// being forwarded. Best taken from the environment. Default: no request is.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Secret")]
+    pub explain_token: Option<Spanned<Secret>>,
 }
 
 /// A key without a value is no token, and must not pass for none: whoever wrote it wants to be asked for one.

@@ -21,6 +21,11 @@ pub(crate) fn positive_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
     }
 }
 
+/// A key that is left out or says something: without a value it would seem to, and not do so.
+pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// Pingora reads no larger head, and no more fields.
 const MAX_HEAD: u64 = 1 << 20;
 const MAX_HEADERS: u32 = 256;

@@ -110,7 +110,7 @@ mod tests {
             "admin: {address: 127.0.0.1:1, token: [hunter2]}",
             "admin: {address: 127.0.0.1:1, token: {hunter2: hunter2, a: hunter2}}",
             "admin: {address: 127.0.0.1:1, token: hunter1, token: hunter2}",
-            "admin: {address: 127.0.0.1:1, explain_token: hunter2}",
+            "admin: {address: 127.0.0.1:1, explain_token: hunter 2}",
             "admin:\n  address: 127.0.0.1:1\n  token:\n    \"hunter 2\"\n",
             "admin:\n  address: 127.0.0.1:1\n  token: |\n    hunter2\n    hunter2\n",
             "admin:\n  address: 127.0.0.1:1\n  \"token\": 'hunter 2'\n",

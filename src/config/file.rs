@@ -10,14 +10,14 @@ use crate::config::report::{Diagnostic, Report};
 use crate::config::section::{RawFilter, Section};
 use crate::config::span::Spanned;
 use crate::config::tree::{Entry, NodeId, Tree};
-use crate::config::{AccessLog, Admin, ErrorPage, Hardening, Limits, Listener, Overload, Upstream, pingora, route};
+use crate::config::{AccessLog, Admin, ErrorPage, Hardening, Limits, Listener, Overload, Test, Upstream, pingora, route};
 use crate::types::Name;
 
 /// A configuration file of Ravelin. Beside these sections it holds Pingora's own keys, such as `threads`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
-    /// Further files with listeners, upstreams, routes and chains: paths relative to this one; `*` matches within a name.
+    /// Further files with listeners, upstreams, routes, chains and tests: paths relative to this one; `*` matches within a name.
     pub(crate) include: Vec<Spanned<String>>,
     /// Where clients connect.
     pub(crate) listeners: Section<Listener>,
@@ -41,6 +41,8 @@ pub(crate) struct File {
     pub(crate) overload: Overload,
     /// What the process takes from itself before it serves.
     pub(crate) hardening: Hardening,
+    /// Requests, and what should become of them: `ravelin test` sees whether it does.
+    pub(crate) tests: Vec<Test>,
 }
 
 /// Filters, in the order in which they see the request.
@@ -69,6 +71,9 @@ pub enum Reload {
 
 /// The sections that may be spread over several files.
 pub(crate) const SHARED_SECTIONS: [&str; 4] = ["listeners", "upstreams", "routes", "chains"];
+
+/// Likewise, and a list.
+pub(crate) const TESTS: &str = "tests";
 
 /// An entry of a section.
 pub(crate) struct NamedEntry<T> {

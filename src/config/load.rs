@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern};
 
 use crate::config::de::{self, Scope};
 use crate::config::env::{self, Environment};
-use crate::config::file::{self, SHARED_SECTIONS};
+use crate::config::file::{self, SHARED_SECTIONS, TESTS};
 use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
@@ -29,18 +29,40 @@ pub fn parse(text: &str, path: &Path, catalog: &dyn Catalog, environment: Enviro
 
 /// As [`load`], but with what is left where there are errors: whoever goes on can find more of them.
 pub(crate) fn load_partial(path: &Path, catalog: &dyn Catalog, environment: Environment<'_>) -> (Option<Config>, Report) {
+    load_with_tests(path, &[], catalog, environment)
+}
+
+fn unreadable(path: &Path, reason: &str) -> Report {
+    let mut report = Report::default();
+    report.push(Diagnostic::error(Span::default(), format!("cannot read `{}`: {reason}", path.display())));
+    report
+}
+
+/// As [`load_partial`], with the tests of further files.
+pub(crate) fn load_with_tests(
+    path: &Path,
+    tests: &[PathBuf],
+    catalog: &dyn Catalog,
+    environment: Environment<'_>,
+) -> (Option<Config>, Report) {
     match read(path) {
-        Ok(text) => parse_partial(&text, path, catalog, environment),
-        Err(reason) => {
-            let mut report = Report::default();
-            report.push(Diagnostic::error(Span::default(), format!("cannot read `{}`: {reason}", path.display())));
-            (None, report)
-        }
+        Ok(text) => parse_with_tests(&text, path, tests, catalog, environment),
+        Err(reason) => (None, unreadable(path, &reason)),
     }
 }
 
 /// As [`parse`], with what is left where there are errors.
 fn parse_partial(text: &str, path: &Path, catalog: &dyn Catalog, environment: Environment<'_>) -> (Option<Config>, Report) {
+    parse_with_tests(text, path, &[], catalog, environment)
+}
+
+fn parse_with_tests(
+    text: &str,
+    path: &Path,
+    tests: &[PathBuf],
+    catalog: &dyn Catalog,
+    environment: Environment<'_>,
+) -> (Option<Config>, Report) {
     let mut loader = Loader {
         tree: Tree::default(),
         report: Report::default(),
@@ -50,6 +72,9 @@ fn parse_partial(text: &str, path: &Path, catalog: &dyn Catalog, environment: En
         included: Vec::new(),
     };
     let Some(root) = loader.file(path, text) else { return (None, loader.report) };
+    for file in tests {
+        loader.tests(file);
+    }
     let Loader { mut tree, mut report, included, .. } = loader;
 
     let root = merge(&mut tree, root, &included, &mut report);
@@ -215,11 +240,36 @@ impl Loader<'_> {
     }
 }
 
+impl Loader<'_> {
+    /// A file of tests, which holds nothing else.
+    fn tests(&mut self, path: &Path) {
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(reason) => {
+                let message = format!("cannot read `{}`: {reason}", path.display());
+                return self.report.push(Diagnostic::error(Span::default(), message));
+            }
+        };
+        if path.canonicalize().is_ok_and(|canonical| self.seen.contains(&canonical)) {
+            return;
+        }
+        let Some(root) = self.file(path, &text) else { return };
+        for entry in self.tree.entries(root).iter().filter(|entry| entry.key != TESTS) {
+            let message = format!("`{}` can't stand in a file of tests", entry.key);
+            self.report.push(Diagnostic::error(entry.key_span, message).hint("it holds `tests` and nothing else"));
+        }
+        let tests: Vec<Entry> = self.tree.entry(root, TESTS).cloned().into_iter().collect();
+        let span = self.tree.node(root).span;
+        let only = self.tree.add_map(span, tests);
+        self.included.push(only);
+    }
+}
+
 /// Puts the sections of the included files into those of the main one.
 fn merge(tree: &mut Tree, root: NodeId, included: &[NodeId], report: &mut Report) -> NodeId {
     for part in included {
         for entry in tree.entries(*part) {
-            if entry.key != "include" && !SHARED_SECTIONS.contains(&entry.key.as_str()) {
+            if entry.key != "include" && entry.key != TESTS && !SHARED_SECTIONS.contains(&entry.key.as_str()) {
                 report.push(misplaced(entry));
             }
         }
@@ -232,8 +282,32 @@ fn merge(tree: &mut Tree, root: NodeId, included: &[NodeId], report: &mut Report
         entries.retain(|entry| entry.key != section);
         entries.push(merged);
     }
+    let parts: Vec<Entry> = std::iter::once(&root).chain(included).filter_map(|part| tree.entry(*part, TESTS).cloned()).collect();
+    if let Some(merged) = merge_tests(tree, parts, report) {
+        entries.retain(|entry| entry.key != TESTS);
+        entries.push(merged);
+    }
     let span = tree.node(root).span;
     tree.add_map(span, entries)
+}
+
+/// One list of the lists of all files.
+fn merge_tests(tree: &mut Tree, parts: Vec<Entry>, report: &mut Report) -> Option<Entry> {
+    let first = parts.first()?.clone();
+    let mut elements = Vec::new();
+    for part in parts {
+        match &tree.node(part.value).kind {
+            Kind::List(list) => elements.extend(list.iter().copied()),
+            Kind::Null => {}
+            Kind::Scalar(_) | Kind::Map(_) => {
+                let diagnostic = Diagnostic::error(tree.place(part.value), "`tests` takes a list");
+                report.push(diagnostic.hint("begin each test with `- name:`"));
+            }
+        }
+    }
+    let value = tree.add_list(tree.node(first.value).span, elements);
+    tree.node_mut(value).key = Some(first.key_span);
+    Some(Entry { value, ..first })
 }
 
 /// Why a key cannot stand in an included file.
@@ -244,10 +318,11 @@ fn misplaced(entry: &Entry) -> Diagnostic {
     }
     if pingora::keys().contains(&key) || ["access_log", "admin", "defaults", "reload"].contains(&key) || not_yet::key("File", key)
     {
-        let hint = format!("an included file holds {}", suggest::listed(&SHARED_SECTIONS));
+        let sections: Vec<&str> = SHARED_SECTIONS.into_iter().chain([TESTS]).collect();
+        let hint = format!("an included file holds {}", suggest::listed(&sections));
         return Diagnostic::error(span, format!("`{key}` can only stand in the main file")).hint(hint);
     }
-    suggest::unknown_key(key, SHARED_SECTIONS.into_iter().chain(["include"]), span)
+    suggest::unknown_key(key, SHARED_SECTIONS.into_iter().chain(["include", TESTS]), span)
 }
 
 /// One section of all files; `None` if no file has it.

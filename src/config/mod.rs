@@ -35,6 +35,7 @@ mod single;
 mod sockets;
 mod span;
 mod suggest;
+mod suite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
@@ -55,8 +56,8 @@ pub use file::Reload;
 pub use hardening::Hardening;
 pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded, Underscores};
-pub(crate) use load::load_partial;
 pub use load::{load, parse};
+pub(crate) use load::{load_partial, load_with_tests};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};
 pub use observe::{AccessLog, LogFormat, LogOutput};
 pub use overload::{Overload, Priority};
@@ -66,6 +67,7 @@ pub use route::{Redirect, Respond, Side, StickySplit};
 pub use schema::schema;
 pub(crate) use single::decode_filter;
 pub use span::{Span, Spanned};
+pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use upstream::{
     Balance, Endpoint, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, Retry, RetryCondition, TcpHealthCheck, Timeouts,
     Upstream,
@@ -101,6 +103,8 @@ pub struct Config {
     pub overload: Overload,
     /// What the process takes from itself before it serves.
     pub hardening: Hardening,
+    /// What its author expects of it.
+    pub tests: Vec<Test>,
 }
 
 /// An entry of a section, with the name that it was given.

@@ -8,9 +8,7 @@ use crate::config::report::Diagnostic;
 
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
-    ("File", &["tracing", "tests"]),
-    ("IncludedFile", &["tests"]),
-    ("Admin", &["explain_token"]),
+    ("File", &["tracing"]),
     ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
     ("Listener", &["redirect_to_https", "http3", "tls"]),
     (

@@ -9,6 +9,7 @@ mod filters;
 mod listeners;
 mod overlap;
 mod routes;
+mod tests;
 mod upstreams;
 
 use std::collections::{HashMap, HashSet};
@@ -48,6 +49,7 @@ pub(crate) fn resolve(
         listeners: Names::of("listener", &listeners, lost_listeners),
         upstreams: Names::of("upstream", &upstreams, lost_upstreams),
         chains: Names::of("chain", &chains, lost_chains),
+        routes: Names::of("route", &routes, lost_routes),
         ids: HashMap::new(),
         used_upstreams: HashSet::new(),
         used_chains: HashSet::new(),
@@ -70,6 +72,7 @@ pub(crate) fn resolve(
     let default_filters = resolver.steps(&file.defaults.filters);
     let routes = resolver.routes(routes);
     let errors = resolver.errors(errors);
+    resolver.tests(&file.tests);
     let roots: HashSet<String> = std::mem::take(&mut resolver.used_chains);
     let chains = resolver.chains(chains);
     resolver.cycles(&chains);
@@ -96,6 +99,7 @@ pub(crate) fn resolve(
         admin,
         overload,
         hardening,
+        tests: file.tests,
     })
 }
 
@@ -106,6 +110,7 @@ struct Resolver<'a> {
     listeners: Names,
     upstreams: Names,
     chains: Names,
+    routes: Names,
     /// Of filters: where each id was given.
     ids: HashMap<Name, Span>,
     used_upstreams: HashSet<String>,

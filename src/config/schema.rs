@@ -138,10 +138,11 @@ mod tests {
             "admin",
             "overload",
             "hardening",
+            "tests",
         ]) {
             assert!(properties.contains_key(key), "{key}");
         }
-        assert_eq!(properties.len(), pingora::keys().len() + 12);
+        assert_eq!(properties.len(), pingora::keys().len() + 13);
         assert_eq!(schema["additionalProperties"], json!(false));
     }
 

@@ -75,6 +75,10 @@ impl Tree {
         self.add(span, Kind::Map(Map { entries, flow: false }))
     }
 
+    pub(crate) fn add_list(&mut self, span: Span, elements: Vec<NodeId>) -> NodeId {
+        self.add(span, Kind::List(elements))
+    }
+
     pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }

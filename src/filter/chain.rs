@@ -36,6 +36,14 @@ struct AnyHooks {
     response_trailers: bool,
 }
 
+/// What a filter would do with a request.
+pub(crate) struct Told {
+    pub(crate) filter: &'static str,
+    pub(crate) says: Option<String>,
+    /// It may change the request, or answer it, and only a live request would show how.
+    pub(crate) unseen: bool,
+}
+
 /// One request's walk: the state of each filter that it entered.
 #[derive(Default)]
 pub(crate) struct Run {
@@ -206,6 +214,46 @@ impl Chain {
     /// What each filter says that it would do, in order; those that say nothing are left out.
     pub(crate) fn explain(&self, request: &RequestView<'_>) -> Vec<String> {
         self.slots.iter().filter_map(|slot| slot.filter.explain(request)).collect()
+    }
+
+    /// Walks a request through the filters without any effect: each says what it would do, and those that are pure do it.
+    ///
+    /// `Ok(Some)`: one of these answered. The filters after one that ends the request are not told of.
+    pub(crate) async fn rehearse(
+        &self,
+        run: &mut Run,
+        head: &mut dyn RequestHead,
+        exchange: &mut Exchange,
+        told: &mut Vec<Told>,
+    ) -> Result<Option<Reply>, Error> {
+        for slot in &self.slots {
+            let state = run.states.push_mut(slot.filter.state());
+            let mut cx = RequestCx::new(head, exchange);
+            let unseen = !slot.filter.is_pure() && (slot.has(Hooks::REQUEST) || slot.has(Hooks::UPSTREAM_REQUEST));
+            told.push(Told { filter: slot.filter.name(), says: slot.filter.explain(&cx.view()), unseen });
+            if slot.has(Hooks::REQUEST)
+                && slot.filter.is_pure()
+                && let Flow::Reply(reply) = slot.filter.request(&mut cx, state).await?
+            {
+                return Ok(Some(reply));
+            }
+            run.passed += 1;
+        }
+        Ok(None)
+    }
+
+    /// The head of a try, as the filters that are pure leave it.
+    pub(crate) async fn rehearse_upstream_request(
+        &self,
+        run: &mut Run,
+        head: &mut dyn RequestHead,
+        exchange: &mut Exchange,
+    ) -> Result<(), Error> {
+        let pure = |slot: &Slot| slot.has(Hooks::UPSTREAM_REQUEST) && slot.filter.is_pure();
+        for (slot, state) in self.slots.iter().zip(&mut run.states).filter(|(slot, _)| pure(slot)) {
+            slot.filter.upstream_request(&mut UpstreamCx::new(head, exchange), state).await?;
+        }
+        Ok(())
     }
 
     /// The request is over. A second call does nothing.

@@ -16,6 +16,8 @@ pub(crate) type State = Box<dyn Any + Send + Sync>;
 
 /// A [`Filter`] without its types. `st` is always what this filter's own `state` made.
 pub(crate) trait ErasedFilter: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn is_pure(&self) -> bool;
     fn hooks(&self) -> Hooks;
     fn state(&self) -> State;
     fn request<'a>(&'a self, req: &'a mut RequestCx<'_>, st: &'a mut State) -> BoxFuture<'a, Result<Flow, Error>>;
@@ -29,6 +31,14 @@ pub(crate) trait ErasedFilter: Send + Sync {
 }
 
 impl<F: Filter> ErasedFilter for F {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+
+    fn is_pure(&self) -> bool {
+        F::PURE
+    }
+
     fn hooks(&self) -> Hooks {
         // A filter that can't say which hooks it has is asked for all: none of its guards is left out.
         contain::<F, _>(catch_unwind(AssertUnwindSafe(|| Ok(Filter::hooks(self))))).unwrap_or(Hooks::ALL)

@@ -173,6 +173,11 @@ impl RequestId {
         Self(fastrand::u128(..))
     }
 
+    /// Of what is asked offline: the same each time, and that of no request.
+    pub(crate) fn offline() -> Self {
+        Self(0)
+    }
+
     pub(crate) fn bits(self) -> u128 {
         self.0
     }

@@ -74,6 +74,10 @@ pub use self::reply::{Body, Reply, ReplyHead};
 pub trait Filter: Sized + Send + Sync + 'static {
     /// The key in the configuration.
     const NAME: &'static str;
+    /// Whether `request` and `upstream_request` follow from the settings and the request alone, and leave nothing behind: no I/O, no
+    /// counting, no state that outlives the request. Then `ravelin explain` runs them to show the request as it would leave. It runs
+    /// nothing of a filter that does not say so, and asks [`Filter::explain`] only.
+    const PURE: bool = false;
     /// What stands under the key. Doc comments become schema and reference; use `deny_unknown_fields`.
     type Config: DeserializeOwned + JsonSchema + Send + 'static;
     /// What one request leaves for this filter's later hooks; `()` if nothing. Two instances of a filter never share it.

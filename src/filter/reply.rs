@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 
 use crate::filter::{Error, Field, FieldList, Fields, InvalidField, ResponseHead};
 
@@ -78,6 +78,22 @@ impl Reply {
         let _ = self.head.fields.set("content-type", content_type.as_bytes());
         self.body = Body::Whole(body.into());
         self
+    }
+}
+
+impl Body {
+    /// All of it, once it has come.
+    pub(crate) async fn whole(self) -> Result<Bytes, Error> {
+        match self {
+            Self::Whole(bytes) => Ok(bytes),
+            Self::Stream(mut stream) => {
+                let mut all = Vec::new();
+                while let Some(piece) = stream.next().await {
+                    all.extend_from_slice(&piece?);
+                }
+                Ok(all.into())
+            }
+        }
     }
 }
 

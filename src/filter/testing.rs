@@ -4,7 +4,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 
 use crate::config;
 use crate::filter::exchange::Target;
@@ -124,7 +123,7 @@ impl<F: Filter> Harness<F> {
         if let Some(other) = self.chain.response(run, &mut reply.head, exchange).await? {
             reply = other;
         }
-        let mut body = Some(whole(std::mem::replace(&mut reply.body, Body::Whole(Bytes::new()))).await?);
+        let mut body = Some(std::mem::replace(&mut reply.body, Body::Whole(Bytes::new())).whole().await?);
         self.chain.response_body(run, &mut body, true, exchange)?;
         Ok((reply, body.unwrap_or_default()))
     }
@@ -192,17 +191,4 @@ fn exchange_for(request: &Request) -> Exchange {
     exchange.target = Target::new(method, &host, request.path(), request.query());
     exchange.route = Some(Arc::from("test"));
     exchange
-}
-
-async fn whole(body: Body) -> Result<Bytes, Error> {
-    match body {
-        Body::Whole(bytes) => Ok(bytes),
-        Body::Stream(mut stream) => {
-            let mut all = Vec::new();
-            while let Some(piece) = stream.next().await {
-                all.extend_from_slice(&piece?);
-            }
-            Ok(all.into())
-        }
-    }
 }

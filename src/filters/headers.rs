@@ -10,7 +10,7 @@ use crate::config::Spanned;
 use crate::filter::{
     BuildCx, BuildError, Error, Field, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx,
 };
-use crate::types::{HeaderName, Phase, Template};
+use crate::types::{HeaderName, Phase, Template, carries_a_secret};
 
 /// Header fields to change.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -62,6 +62,7 @@ const RESERVED: [&str; 8] =
 
 impl Filter for Headers {
     const NAME: &'static str = "headers";
+    const PURE: bool = true;
     type Config = HeadersConfig;
     type State = ();
 
@@ -210,6 +211,8 @@ impl Edit {
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Constant(field) if carries_a_secret(field.name()) => write!(f, "{}: ***", field.name()),
+            Self::Evaluated(name, _) if carries_a_secret(name.as_str()) => write!(f, "{name}: ***"),
             Self::Constant(field) => write!(f, "{}: {}", field.name(), String::from_utf8_lossy(field.value())),
             Self::Evaluated(name, value) => write!(f, "{name}: {value}"),
         }

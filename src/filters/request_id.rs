@@ -26,6 +26,7 @@ const MAX_LENGTH: usize = 128;
 
 impl Filter for RequestIdFilter {
     const NAME: &'static str = "request_id";
+    const PURE: bool = true;
     type Config = RequestIdConfig;
     /// The client's id, where it is trusted.
     type State = Option<String>;

@@ -57,6 +57,7 @@ pub struct Rewrite {
 
 impl Filter for Rewrite {
     const NAME: &'static str = "rewrite";
+    const PURE: bool = true;
     type Config = RewriteConfig;
     type State = ();
 

@@ -13,7 +13,7 @@ use crate::config::Underscores;
 use crate::filter::{Error, Exchange, InvalidField, Party, Target, parse_target};
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{authority, connection_options, set_target};
-use crate::proxy::settle::Unsettled;
+use crate::proxy::settle::{Unsettled, settle_fields};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::router::Question;
@@ -46,6 +46,28 @@ impl Arrival {
     /// What its listener does with names that hold a `_`.
     pub(super) fn underscores(&self, snapshot: &Snapshot) -> Underscores {
         self.entrance.listener.map_or_else(Underscores::default, |place| snapshot.listener(place).underscores)
+    }
+
+    /// [`admit`], once the fields are settled.
+    pub(super) fn admit(&self, head: &mut RequestHeader, via: &Via, snapshot: &Snapshot) -> Result<Admitted, Error> {
+        settle_fields(head, &self.seen.unsettled, self.underscores(snapshot))?;
+        admit(head, &self.seen, via, snapshot.keeps_slashes())
+    }
+
+    /// Takes away the fields by which a request asks for its own trace, right or wrong: they are for nobody else. The token that it
+    /// sent, if it sent one.
+    pub(super) fn take_token(&self, head: &mut RequestHeader) -> Option<HeaderValue> {
+        if !self.seen.asks_why {
+            return None;
+        }
+        let mut tokens = head.headers.get_all(ASKS_WHY).iter().cloned();
+        let token = tokens.next().filter(|_| tokens.next().is_none());
+        drop(tokens);
+        let names: Vec<HeaderName> = head.headers.keys().filter(|name| asks_why(name)).cloned().collect();
+        for name in names {
+            head.remove_header(&name);
+        }
+        token
     }
 
     /// The route of a request that was admitted: from now on the request is what was matched.
@@ -183,6 +205,8 @@ pub(super) struct Seen {
     connection: bool,
     forged: bool,
     pub(super) unsettled: Unsettled,
+    /// It asks for its trace, in one spelling or another.
+    asks_why: bool,
 }
 
 /// One walk over the few fields that there are is cheaper than asking for each that may be there.
@@ -199,6 +223,7 @@ fn look_over(head: &RequestHeader) -> Seen {
             seen.via |= *name == VIA;
             seen.connection |= *name == CONNECTION;
             seen.forged |= is_forged(name);
+            seen.asks_why |= asks_why(name);
         }
     }
     seen
@@ -226,6 +251,16 @@ fn strip_claims(head: &mut RequestHeader, seen: &Seen) {
             head.remove_header(&name);
         }
     }
+}
+
+/// The field by which a request asks for its own trace.
+const ASKS_WHY: &str = "x-ravelin-explain";
+
+/// Whether this is that field, or would be one to who reads `_` as `-`.
+fn asks_why(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    name.len() == ASKS_WHY.len()
+        && name.iter().zip(ASKS_WHY.bytes()).all(|(byte, own)| *byte == own || (*byte == b'_' && own == b'-'))
 }
 
 /// Whether a service may take a field for our word on who asks, though we don't put it in place: `Forwarded`, and what is one of

@@ -21,6 +21,9 @@ pub(super) struct ClientRequest<'a>(pub(super) &'a mut Session);
 /// The copy of a request that is sent to an endpoint.
 pub(super) struct UpstreamRequest<'a>(pub(super) &'a mut RequestHeader);
 
+/// A request that came through no socket, and its body.
+pub(super) struct OfflineRequest<'a>(pub(super) &'a mut RequestHeader, pub(super) &'a Bytes);
+
 /// A response of an endpoint.
 pub(super) struct UpstreamResponse<'a>(pub(super) &'a mut ResponseHeader);
 
@@ -81,6 +84,7 @@ macro_rules! fields_of_header {
 
 fields_of_header!(ClientRequest, |this| this.0.req_header(), |this| this.0.req_header_mut(), hides None::<&str>);
 fields_of_header!(UpstreamRequest, |this| this.0, |this| this.0, hides None::<&str>);
+fields_of_header!(OfflineRequest, |this| this.0, |this| this.0, hides None::<&str>);
 // It may still be the endpoint's, and Pingora is going to put ours in its place.
 fields_of_header!(UpstreamResponse, |this| this.0, |this| this.0, hides Some("connection"));
 
@@ -126,6 +130,29 @@ impl RequestHead for UpstreamRequest<'_> {
     }
     fn buffer_body(&mut self, _max: usize) -> BoxFuture<'_, Result<Bytes, Error>> {
         Box::pin(std::future::ready(Err(Error::internal("a body is buffered in the request hook, not in upstream_request"))))
+    }
+}
+
+impl RequestHead for OfflineRequest<'_> {
+    fn method(&self) -> &str {
+        self.0.method.as_str()
+    }
+    fn path(&self) -> &str {
+        self.0.uri.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.0.uri.query()
+    }
+    fn set_target(&mut self, path: &str, query: Option<&str>) -> Result<(), InvalidField> {
+        set_target(self.0, parse_target(path, query)?)
+    }
+    fn set_host(&mut self, host: &str) -> Result<(), InvalidField> {
+        set_host(self.0, host)
+    }
+    fn buffer_body(&mut self, max: usize) -> BoxFuture<'_, Result<Bytes, Error>> {
+        let max = max.min(BUFFER_MAX);
+        let body = if self.1.len() > max { Err(Error::body_too_large(max)) } else { Ok(self.1.clone()) };
+        Box::pin(std::future::ready(body))
     }
 }
 
@@ -187,6 +214,21 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
         18 => name == "proxy-authenticate",
         19 => name == "proxy-authorization",
         _ => false,
+    }
+}
+
+/// Takes off a copy what Pingora takes off before it is sent on. An upgrade to WebSocket stays.
+pub(super) fn strip_hop_by_hop(head: &mut RequestHeader) {
+    let upgrades = connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+        && head.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let gone: Vec<HeaderName> = head.headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in gone {
+        head.remove_header(&name);
+    }
+    if upgrades {
+        // Constants: they can't fail.
+        let _ = head.insert_header(http::header::CONNECTION, "Upgrade");
+        let _ = head.insert_header(http::header::UPGRADE, "websocket");
     }
 }
 

@@ -1,7 +1,9 @@
 //! From a request's head to a decision: admitted and routed, answered by a filter or by the route itself, or refused.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use pingora_proxy::Session;
 
@@ -13,9 +15,13 @@ use crate::proxy::head::ClientRequest;
 use crate::proxy::reply::OVERLOADED;
 use crate::proxy::settle::settle;
 use crate::proxy::split::choose;
+use crate::proxy::trace::Tracer;
 use crate::proxy::{Ctx, Proxy, Result};
-use crate::runtime::{Action, Redirect, Respond};
+use crate::runtime::{Action, Redirect, Respond, Snapshot};
 use crate::types::Template;
+
+/// How many routes whose host or path does not match a live trace tells of.
+const FAR: usize = 50;
 
 impl Proxy {
     /// `Ok(true)`: the request is answered. `Ok(false)`: it goes to an upstream.
@@ -46,10 +52,14 @@ impl Proxy {
         ctx.version = session.req_header().version;
         ctx.user_agent = arrival.seen.user_agent.take();
         ctx.referer = arrival.seen.referer.take();
+        if let Some(token) = arrival.take_token(session.req_header_mut())
+            && snapshot.explains_to(token.as_bytes())
+        {
+            return self.explain(session, ctx, &snapshot).await.map(Some);
+        }
         let settled = bounded(session, &ctx.connection)
             .and_then(|()| settle(session, &arrival.seen.unsettled, arrival.underscores(&snapshot)));
-        let admitted = settled
-            .and_then(|()| admit(session.req_header_mut(), &arrival.seen, &self.via, snapshot.keeps_slashes()));
+        let admitted = settled.and_then(|()| admit(session.req_header_mut(), &arrival.seen, &self.via, snapshot.keeps_slashes()));
         let unmerged = match admitted {
             Ok(Admitted { target, unmerged }) => {
                 ctx.exchange.target = target;
@@ -99,6 +109,21 @@ impl Proxy {
                 Some(reply)
             }
         })
+    }
+}
+
+impl Proxy {
+    /// The trace of a request that may ask for it, which goes no further.
+    async fn explain(&self, session: &Session, ctx: &mut Ctx, snapshot: &Arc<Snapshot>) -> std::result::Result<Reply, Error> {
+        let entrance = Entrance { listener: ctx.connection.index, peer: ctx.connection.client.ip() };
+        // Of its own: nothing that a rehearsal does may be taken for what this request did.
+        let mut exchange = Exchange::new(ctx.exchange.id, ctx.connection.client, ctx.connection.scheme);
+        let tracer = Tracer { snapshot, via: &self.via, places: &|_| None, far: FAR, live: true };
+        let trace = tracer.trace(session.req_header().clone(), &Bytes::new(), &mut exchange, entrance).await;
+        ctx.exchange.target = exchange.target;
+        ctx.own_answer = Some("explain");
+        let json = serde_json::to_vec(&trace).map_err(|error| Error::internal("").with_message(error.to_string()))?;
+        Ok(Reply::json(200, json).with_header("cache-control", "no-store")?)
     }
 }
 

@@ -139,7 +139,7 @@ fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
 }
 
 /// `replaced`: Pingora puts a `Connection` of ours in the place of the endpoint's, which is cheaper than to take that away first.
-fn strip_hop_by_hop(head: &mut ResponseHeader, replaced: bool) {
+pub(super) fn strip_hop_by_hop(head: &mut ResponseHeader, replaced: bool) {
     // One walk over the few fields that there are is cheaper than asking for each that must not be there.
     let (mut connection, mut others) = (false, false);
     for name in head.headers.keys() {

@@ -17,6 +17,11 @@ impl Via {
         Self::named(format!("ravelin-{:08x}", fastrand::u32(..)))
     }
 
+    /// Of what is asked offline: the same each time.
+    pub(super) fn offline() -> Self {
+        Self::named("ravelin".to_owned())
+    }
+
     fn named(name: String) -> Self {
         let own = PROTOCOLS.map(|protocol| {
             // A name of our own making: it can't fail.

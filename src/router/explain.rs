@@ -21,8 +21,8 @@ pub(crate) struct Candidate {
 pub(crate) enum Verdict {
     /// The request takes it.
     Taken,
-    /// It matches, but the one that is taken is more specific: by this.
-    Outranked(Criterion),
+    /// It matches, but the one that is taken is more specific: by this, in other words by that.
+    Outranked(Criterion, &'static str),
     /// It does not match.
     Failed {
         /// The first condition that does not hold, as it stands in the file.
@@ -38,7 +38,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Taken => f.write_str("taken"),
-            Self::Outranked(by) => write!(f, "matches, but the taken one is more specific: {by}"),
+            Self::Outranked(_, why) => write!(f, "matches too, but the taken one {why}"),
             Self::Failed { condition, saw: Some(saw), .. } => write!(f, "{condition} does not hold for {saw}"),
             Self::Failed { condition, saw: None, .. } => write!(f, "{condition} does not hold: there is none"),
         }
@@ -95,7 +95,10 @@ impl Router {
             (Some(condition), _) => {
                 Verdict::Failed { condition: condition.text(), saw: condition.saw(question, &self.listeners), near: true }
             }
-            (None, Some(best)) if best != standing => Verdict::Outranked(best.differs_by(standing)),
+            (None, Some(best)) if best != standing => {
+                let (by, why) = best.differs_by(standing);
+                Verdict::Outranked(by, why)
+            }
             (None, _) => Verdict::Taken,
         }
     }

@@ -133,6 +133,11 @@ impl Router {
         self.patterns.shrink_to_fit();
     }
 
+    /// The names of the listeners, by index.
+    pub(crate) fn listeners(&self) -> &[Arc<str>] {
+        &self.listeners
+    }
+
     /// Whether a route has its paths matched with `//` kept.
     pub(crate) fn keeps_slashes(&self) -> bool {
         self.keeps_slashes

@@ -64,34 +64,57 @@ pub(crate) enum Criterion {
 }
 
 impl Standing {
-    /// Why this is not the rank of the other.
-    pub(super) fn differs_by(&self, other: &Self) -> Criterion {
+    /// Why this is more specific than the other: the criterion, and in words what the one has over the other.
+    pub(super) fn differs_by(&self, other: &Self) -> (Criterion, &'static str) {
         let (own, their) = (&self.rank, &other.rank);
         let differing = [
-            (self.host != other.host, Criterion::Host),
-            (self.path != other.path, Criterion::Path),
-            (own.any_method != their.any_method, Criterion::Method),
-            (own.headers != their.headers, Criterion::Headers),
-            (own.query != their.query, Criterion::Query),
-            (own.cookies != their.cookies, Criterion::Cookies),
-            (own.any_client != their.any_client, Criterion::ClientIps),
+            (self.host != other.host, Criterion::Host, self.host.over(other.host)),
+            (self.path != other.path, Criterion::Path, self.path.over(other.path)),
+            (own.any_method != their.any_method, Criterion::Method, "names methods, and this one does not"),
+            (own.headers != their.headers, Criterion::Headers, "has more conditions on header fields"),
+            (own.query != their.query, Criterion::Query, "has more conditions on the query"),
+            (own.cookies != their.cookies, Criterion::Cookies, "has more conditions on cookies"),
+            (own.any_client != their.any_client, Criterion::ClientIps, "names client addresses, and this one does not"),
         ];
-        differing.into_iter().find(|(differs, _)| *differs).map_or(Criterion::Order, |(_, criterion)| criterion)
+        let first = differing.into_iter().find(|(differs, ..)| *differs);
+        first.map_or((Criterion::Order, "comes first in the file"), |(_, criterion, why)| (criterion, why))
     }
 }
 
-/// How the winner is more specific.
+impl HostRank {
+    fn over(self, other: Self) -> &'static str {
+        match (self, other) {
+            (Self::Exact, Self::Any) => "names this host, and this one takes any",
+            (Self::Exact, _) => "names this host exactly, and this one by a wildcard",
+            (Self::Wildcard(_), Self::Any) => "names this host by a wildcard, and this one takes any",
+            (Self::Wildcard(_) | Self::Any, _) => "has a longer wildcard for this host",
+        }
+    }
+}
+
+impl PathRank {
+    fn over(self, other: Self) -> &'static str {
+        match (self, other) {
+            (_, Self::Any) => "names this path, and this one takes any",
+            (Self::Exact, _) => "names this path exactly",
+            (Self::Regex, _) => "has a regular expression for this path, which goes before a prefix",
+            (Self::Prefix(_) | Self::Any, _) => "has a longer prefix of this path",
+        }
+    }
+}
+
+/// In the words of the file.
 impl fmt::Display for Criterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Host => "a more specific host",
-            Self::Path => "a more specific path",
-            Self::Method => "names methods",
-            Self::Headers => "more conditions on header fields",
-            Self::Query => "more conditions on the query",
-            Self::Cookies => "more conditions on cookies",
-            Self::ClientIps => "names client addresses",
-            Self::Order => "comes first in the file",
+            Self::Host => "hosts",
+            Self::Path => "paths",
+            Self::Method => "methods",
+            Self::Headers => "headers",
+            Self::Query => "query",
+            Self::Cookies => "cookies",
+            Self::ClientIps => "client_ips",
+            Self::Order => "order",
         })
     }
 }

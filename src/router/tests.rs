@@ -262,7 +262,7 @@ fn an_explanation_names_the_first_condition_that_fails() {
     2: taken
     5: listeners: [b] does not hold for a
     1: headers: {x-env: canary} does not hold for prod, test
-    0: matches, but the taken one is more specific: a more specific host
+    0: matches too, but the taken one names this host, and this one takes any
     4: paths: [{regex: ^/y}] does not hold for /x
     3: hosts: [b.com] does not hold for a.com
     ");
@@ -275,7 +275,7 @@ fn criteria_are_the_first_difference() {
             .asked(|question| router(&rows(&[other, winner])).explain(question));
         assert_eq!((candidates[0].route, &candidates[0].verdict), (1, &Verdict::Taken));
         match candidates[1].verdict {
-            Verdict::Outranked(by) => by,
+            Verdict::Outranked(by, _) => by,
             _ => panic!("{:?}", candidates[1]),
         }
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pingora_core::server::configuration::ServerConf;
 
-use crate::config::{self, AccessLog, Config, Diagnostic, Given, Hardening, Named, Report, Step};
+use crate::config::{self, AccessLog, Config, Diagnostic, Given, Hardening, Named, Report, Step, Test};
 use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
@@ -105,6 +105,8 @@ pub(crate) struct Compiled {
     pub(crate) reload: config::Reload,
     pub(crate) snapshot: Snapshot,
     pub(crate) tasks: Vec<TaskFuture>,
+    /// What its author expects of it.
+    pub(crate) tests: Vec<Test>,
 }
 
 /// Compiles a configuration. `None`: the report says why. One with errors is compiled as far as it goes, so that all of them are
@@ -140,6 +142,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         let Some(action) = action(route.action, &upstreams) else { continue };
         routes.push(Route {
             name: name.value.as_str().into(),
+            span: name.span,
             chain: Chain::new(slots),
             timeout: route.timeout.get().map(Duration::get),
             priority: route.priority,
@@ -160,7 +163,11 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     };
     let policies = config.listeners.iter().map(policy).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
-    let admin = config.admin.map(|admin| AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) });
+    let mut explain_token = None;
+    let admin = config.admin.map(|admin| {
+        explain_token = admin.explain_token.map(|token| token.value);
+        AdminPlan { address: admin.address.value, token: admin.token.map(|token| token.value) }
+    });
     let boot = BootPlan {
         pingora: config.pingora,
         given: config.given,
@@ -170,8 +177,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         hardening: config.hardening,
     };
     let upstreams = upstreams.into_values().collect();
-    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept);
-    Some(Compiled { boot, reload: config.reload, snapshot, tasks })
+    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept).explained_to(explain_token);
+    Some(Compiled { boot, reload: config.reload, snapshot, tasks, tests: config.tests })
 }
 
 type Upstreams = HashMap<String, Arc<Upstream>>;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::filter::Registry;
 use crate::router::{Question, Verdict};
+use crate::runtime::snapshot::Route;
 use crate::runtime::{Snapshot, compile};
 use crate::types::{normalise_host, path};
 
@@ -59,7 +60,7 @@ impl Routes {
     /// Each route's name and what becomes of it, the most specific first; nothing where the request would be refused before.
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Vec<(Arc<str>, String)> {
-        let said = |(name, verdict): (&Arc<str>, Verdict)| (name.clone(), verdict.to_string());
+        let said = |(route, verdict): (&Route, Verdict)| (route.name.clone(), verdict.to_string());
         self.ask(asked, |question| self.snapshot.explain(question).map(said).collect()).unwrap_or_default()
     }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use crate::config::{ListenerLimits, Overload, Priority, Underscores};
+use crate::config::{ListenerLimits, Overload, Priority, Span, Underscores};
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
 use crate::runtime::{ErrorPages, Split, Trust};
-use crate::types::{HeaderName, Template};
+use crate::types::{HeaderName, Secret, Template};
 use crate::upstream::Upstream;
 
 /// A configuration, ready to serve. It lives until the last request that began under it has ended.
@@ -21,6 +21,8 @@ pub(crate) struct Snapshot {
     upstreams: Box<[Arc<Upstream>]>,
     /// In the order of the boot plan's listeners.
     listeners: Box<[ListenerPolicy]>,
+    /// Lets a request ask for its own trace.
+    explain_token: Option<Secret>,
     errors: ErrorPages,
     overload: Overload,
     /// What filters hand on to those of the next one.
@@ -84,6 +86,8 @@ impl Deref for Matched {
 /// A route, ready to serve. Nothing in it is looked up by name.
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
+    /// Where it stands in the file.
+    pub(crate) span: Span,
     pub(crate) chain: Chain,
     pub(crate) timeout: Option<Duration>,
     pub(crate) priority: Priority,
@@ -124,6 +128,7 @@ impl Snapshot {
             routes: routes.into(),
             upstreams: upstreams.into(),
             listeners,
+            explain_token: None,
             errors,
             overload,
             kept,
@@ -157,10 +162,31 @@ impl Snapshot {
         self.router.keeps_slashes()
     }
 
-    /// Each route's name, and what becomes of it for a request.
-    pub(crate) fn explain(&self, question: &Question<'_>) -> impl Iterator<Item = (&Arc<str>, Verdict)> {
+    /// Each route, and what becomes of it for a request.
+    pub(crate) fn explain(&self, question: &Question<'_>) -> impl Iterator<Item = (&Route, Verdict)> {
         let candidates = self.router.explain(question).into_iter();
-        candidates.map(|candidate| (&self.routes[candidate.route].name, candidate.verdict))
+        candidates.map(|candidate| (&self.routes[candidate.route], candidate.verdict))
+    }
+
+    /// Lets requests with this token ask for their trace.
+    pub(super) fn explained_to(mut self, token: Option<Secret>) -> Self {
+        self.explain_token = token;
+        self
+    }
+
+    /// Whether a request with this token may ask for its trace.
+    pub(crate) fn explains_to(&self, token: &[u8]) -> bool {
+        self.explain_token.as_ref().is_some_and(|secret| secret.matches(token))
+    }
+
+    /// The place of a listener of this name.
+    pub(crate) fn listener_named(&self, name: &str) -> Option<usize> {
+        self.router.listeners().iter().position(|listener| **listener == *name)
+    }
+
+    /// The name of a listener.
+    pub(crate) fn listener_name(&self, place: usize) -> Option<&Arc<str>> {
+        self.router.listeners().get(place)
     }
 
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {

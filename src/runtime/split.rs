@@ -31,6 +31,10 @@ impl Split {
         drawn(self.sides.iter().map(|side| side.weight), number).map(|index| &self.sides[index])
     }
 
+    pub(crate) fn sides(&self) -> &[Side] {
+        &self.sides
+    }
+
     /// The bound of the numbers by which sides are drawn.
     pub(crate) fn total(&self) -> u64 {
         self.total

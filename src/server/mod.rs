@@ -206,7 +206,7 @@ fn settle(
     places: Places,
     launcher: Arc<Mutex<Option<Launcher>>>,
 ) -> Result<(), StartError> {
-    let Compiled { boot, reload, snapshot, tasks } = compiled;
+    let Compiled { boot, reload, snapshot, tasks, tests: _ } = compiled;
     if let Some(pid_file) = &mut seat.pid_file {
         pid_file.write()?;
     }

@@ -93,7 +93,7 @@ impl Configuration {
                 file.display()
             );
         }
-        let Some(Compiled { boot, reload, snapshot, tasks }) = compiled else {
+        let Some(Compiled { boot, reload, snapshot, tasks, tests: _ }) = compiled else {
             metrics().reload_failed();
             return log::error!("reload refused, nothing has changed cause={cause} errors={}\n{report}", report.errors());
         };

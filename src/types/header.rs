@@ -37,6 +37,14 @@ impl fmt::Display for HeaderName {
 
 super::from_text!(HeaderName, "HeaderName", "the name of a header field", "pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$");
 
+/// Whether fields of this name carry what is for two parties alone: explanations don't show it.
+pub(crate) fn carries_a_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,6 +32,13 @@ impl Method {
     }
 }
 
+/// GET.
+impl Default for Method {
+    fn default() -> Self {
+        Self(http::Method::GET)
+    }
+}
+
 impl FromStr for Method {
     type Err = MethodError;
 

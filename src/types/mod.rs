@@ -21,6 +21,7 @@ mod secret;
 mod status;
 mod template;
 mod token;
+mod url;
 mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
@@ -29,6 +30,7 @@ pub use self::bytesize::{ByteSize, ByteSizeError};
 pub use self::cidr::{Cidr, CidrError};
 pub use self::count::{Count, CountError};
 pub use self::duration::{Duration, DurationError};
+pub(crate) use self::header::carries_a_secret;
 pub use self::header::{HeaderName, HeaderNameError};
 pub use self::host::{Authority, AuthorityError, HostError, HostPattern, HostPatternError, normalise as normalise_host};
 pub use self::limit::Limit;
@@ -41,6 +43,7 @@ pub use self::secret::{Secret, SecretError};
 pub use self::status::{Status, StatusError};
 pub use self::template::{LogTemplate, LogTemplateError, Phase, Piece, Template, TemplateError, Values, Variable};
 pub use self::token::{Token, TokenError};
+pub use self::url::{Url, UrlError};
 pub use self::word_or::WordOr;
 
 /// `Deserialize` from text, and a JSON Schema that says what text.

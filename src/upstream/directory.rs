@@ -4,6 +4,7 @@
 //! the last good one in place and says so once.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) struct Directory {
     fixed: Vec<Entry>,
     names: Vec<Named>,
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
+    /// Nothing is resolved: a name stands for itself.
+    offline: AtomicBool,
 }
 
 /// An address of an endpoint, its weight, and what it is called.
@@ -77,7 +80,15 @@ impl Directory {
             }
         }
         let timeouts = section.timeouts.clone();
-        let directory = Self { upstream: upstream.into(), timeouts, meter, fixed, names, table: ArcSwap::default() };
+        let directory = Self {
+            upstream: upstream.into(),
+            timeouts,
+            meter,
+            fixed,
+            names,
+            table: ArcSwap::default(),
+            offline: AtomicBool::new(false),
+        };
         directory.publish(directory.fixed.clone());
         Ok(directory)
     }
@@ -85,7 +96,20 @@ impl Directory {
     /// The directory of an upstream that has no endpoints.
     pub(super) fn empty(upstream: &str, meter: Arc<UpstreamMeter>) -> Self {
         let (fixed, names) = (Vec::new(), Vec::new());
-        Self { upstream: upstream.into(), timeouts: Timeouts::default(), meter, fixed, names, table: ArcSwap::default() }
+        Self {
+            upstream: upstream.into(),
+            timeouts: Timeouts::default(),
+            meter,
+            fixed,
+            names,
+            table: ArcSwap::default(),
+            offline: AtomicBool::new(false),
+        }
+    }
+
+    /// From here on a name stands for itself, as one endpoint, and nobody is asked for its addresses.
+    pub(super) fn go_offline(&self) {
+        self.offline.store(true, Ordering::Relaxed);
     }
 
     /// How often to look again; `None`: never, since nothing can change.
@@ -153,6 +177,12 @@ impl Named {
     fn entry(&self, address: std::net::SocketAddr) -> Entry {
         Entry { address: SocketAddr::Inet(address), weight: self.weight, host: self.label.clone() }
     }
+
+    /// In the place of addresses: one that nobody connects to, and that shows the name.
+    fn unresolved(&self) -> Option<Entry> {
+        let address = std::os::unix::net::SocketAddr::from_pathname(&*self.label).ok()?;
+        Some(Entry { address: SocketAddr::Unix(address), weight: self.weight, host: self.label.clone() })
+    }
 }
 
 /// Lets Pingora's `Backends` and the table of endpoints share one directory.
@@ -163,7 +193,11 @@ impl ServiceDiscovery for SharedDirectory {
     async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut entries = self.0.fixed.clone();
         for name in &self.0.names {
-            entries.extend(self.0.resolve(name).await);
+            if self.0.offline.load(Ordering::Relaxed) {
+                entries.extend(name.unresolved());
+            } else {
+                entries.extend(self.0.resolve(name).await);
+            }
         }
         Ok((self.0.publish(entries), HashMap::new()))
     }

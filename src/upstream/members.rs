@@ -82,6 +82,12 @@ impl Members {
         }
     }
 
+    /// Lays out what the file says alone: nothing is resolved or probed.
+    pub(super) async fn lay_out_offline(&self) {
+        self.directory.go_offline();
+        self.resolve().await;
+    }
+
     /// The one never waits for the other: a name that does not resolve takes its time.
     async fn resolve_on_and_on(&self) {
         let resolving = async {

@@ -38,6 +38,22 @@ pub struct Upstream {
     meter: Arc<UpstreamMeter>,
 }
 
+/// What a pick would be made of.
+pub(crate) struct Outlook {
+    pub(crate) balance: &'static str,
+    /// In the order of addresses.
+    pub(crate) endpoints: Vec<Candidate>,
+    /// One that may be picked: the next whose turn it is. `None`: none is healthy.
+    pub(crate) next: Option<Arc<Endpoint>>,
+}
+
+/// An endpoint that can be picked, if it is healthy.
+pub(crate) struct Candidate {
+    pub(crate) address: String,
+    pub(crate) weight: u32,
+    pub(crate) healthy: bool,
+}
+
 /// When another endpoint is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retries {
@@ -131,6 +147,30 @@ impl Upstream {
     pub(crate) fn health(&self) -> Vec<(String, bool)> {
         let table = self.members.table();
         table.places().iter().map(|place| (place.endpoint.as_str().to_owned(), place.healthy)).collect()
+    }
+
+    /// Makes endpoints known from what the file says alone: nothing is resolved, probed or connected.
+    pub(crate) async fn lay_out_offline(&self) {
+        self.members.lay_out_offline().await;
+    }
+
+    /// Who could be picked now, without picking.
+    pub(crate) fn outlook(&self) -> Outlook {
+        let table = self.members.table();
+        let at_random = self.section.balance == config::Balance::Random;
+        let next = table.pick(&[], || self.turn.load(Ordering::Relaxed), || 0).cloned();
+        let candidate = |place: &table::Place| Candidate {
+            address: place.endpoint.as_str().to_owned(),
+            weight: place.weight,
+            healthy: place.healthy,
+        };
+        let endpoints: Vec<Candidate> = table.places().iter().map(candidate).collect();
+        Outlook { balance: if at_random { "random" } else { "round_robin" }, endpoints, next }
+    }
+
+    /// The limits on waiting for an endpoint, as the file has them.
+    pub(crate) fn timeouts(&self) -> &config::Timeouts {
+        &self.section.timeouts
     }
 
     /// Picks a healthy endpoint: one that is not in `tried` if there is one. `None`: no endpoint is healthy.

@@ -22,6 +22,10 @@ impl Resolver<'_> {
             let diagnostic = Diagnostic::error(address.span, message).hint("give the admin address a port of its own");
             self.report.push(diagnostic.related(listener.value.address.span, "given here"));
         }
+        if let Some(token) = admin.explain_token.as_ref().filter(|token| !token.fits_a_header()) {
+            let message = "the token holds what no header field of a request should carry";
+            self.report.push(Diagnostic::error(token.span, message).hint("use letters, digits and punctuation, without spaces"));
+        }
         if let Some(token) = admin.token.as_ref().filter(|token| !token.fits_a_header()) {
             let message = "the token holds what no `Authorization` header can carry";
             self.report.push(Diagnostic::error(token.span, message).hint("use letters, digits and punctuation, without spaces"));

@@ -1,0 +1,465 @@
+//! Why a request goes where it goes: what its head goes through on live traffic, gone through once more without any effect.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use pingora_http::RequestHeader;
+use serde::Serialize;
+
+use crate::config::Span;
+use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
+use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
+use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
+use crate::proxy::request::{Act, act};
+use crate::proxy::split::choose;
+use crate::proxy::upstream::address;
+use crate::proxy::via::Via;
+use crate::proxy::who::WhoAsks;
+use crate::router::Verdict;
+use crate::runtime::{self, Matched, Snapshot};
+use crate::types::carries_a_secret;
+
+/// Why a request goes where it goes. `docs/EXPLAIN.md` says what stands in its JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trace {
+    /// The request as it is matched.
+    pub request: Asked,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// The routes that were considered: the one that is taken, those that match too, then those that don't, the nearest first.
+    pub candidates: Vec<Candidate>,
+    /// How many more routes there are, none of which matches.
+    pub candidates_left_out: usize,
+    /// The route that is taken.
+    pub route: Option<Taken>,
+    /// What its filters would do, in order.
+    pub filters: Vec<Step>,
+    /// What the route does.
+    pub action: Option<Action>,
+    /// The upstream that the request would go to.
+    pub upstream: Option<Target>,
+    /// The request as it would leave.
+    pub sent: Option<Sent>,
+}
+
+/// A request as it is matched: in normal form.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// In lower case, without port.
+    pub host: String,
+    /// In normal form.
+    pub path: String,
+    /// Without the `?`.
+    pub query: Option<String>,
+    /// The client's address, as far as proxies in front are believed.
+    pub client: Option<String>,
+    /// Who is connected, where that is somebody else.
+    pub peer: Option<String>,
+    /// The listener that it came through.
+    pub listener: Option<String>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// `forwarded`, `answered` (by Ravelin itself), `no_route`, `refused` (before it was routed) or `failed` (after).
+    pub kind: &'static str,
+    /// The status of Ravelin's own answer.
+    pub status: Option<u16>,
+    /// Why it is refused or failed, in a word.
+    pub reason: Option<String>,
+    /// And in a sentence.
+    pub message: Option<String>,
+}
+
+/// A route, and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Candidate {
+    /// The route's name.
+    pub route: String,
+    /// `file:line:column`; not known to a process that serves.
+    pub place: Option<String>,
+    /// `taken`, `outranked` (it matches too) or `failed` (it does not match).
+    pub verdict: &'static str,
+    /// `outranked`: the criterion by which the one that is taken is more specific.
+    pub by: Option<String>,
+    /// The same in words.
+    pub why: Option<&'static str>,
+    /// `failed`: the first condition that does not hold, as it stands in the file.
+    pub condition: Option<String>,
+    /// What the request has in its place.
+    pub saw: Option<String>,
+    /// Whether host and path match.
+    pub near: bool,
+}
+
+/// The route that is taken.
+#[derive(Debug, Clone, Serialize)]
+pub struct Taken {
+    /// Its name.
+    pub name: String,
+    /// `file:line:column`; not known to a process that serves.
+    pub place: Option<String>,
+    /// The limit on the whole exchange.
+    pub timeout: Option<String>,
+}
+
+/// A filter, and what it would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Step {
+    /// Its key in the file.
+    pub filter: &'static str,
+    /// What it says that it would do.
+    pub does: Option<String>,
+    /// It runs on live requests only: what it would change is not in `sent`.
+    pub unseen: bool,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It forwards to its upstream.
+    Upstream,
+    /// It forwards to one of several.
+    Split {
+        /// The cookie by which a client stays on its side.
+        cookie: Option<String>,
+        /// Whether the request has that cookie, with the name of a side in it.
+        by_cookie: bool,
+        /// The upstreams and their weights.
+        sides: Vec<Side>,
+    },
+    /// It redirects.
+    Redirect {
+        /// Where to.
+        location: String,
+    },
+    /// It answers.
+    Respond {
+        /// The type of the body.
+        content_type: Option<String>,
+    },
+    /// A filter answers before the route can.
+    Filter,
+}
+
+/// A side of a split.
+#[derive(Debug, Clone, Serialize)]
+pub struct Side {
+    /// The upstream.
+    pub upstream: String,
+    /// Its weight.
+    pub weight: u32,
+}
+
+/// Where the request would go.
+#[derive(Debug, Clone, Serialize)]
+pub struct Target {
+    /// The upstream's name.
+    pub name: String,
+    /// `round_robin` or `random`.
+    pub balance: &'static str,
+    /// Who can be picked.
+    pub endpoints: Vec<Endpoint>,
+    /// The one that `sent` is shown for: the next whose turn it is. `None`: none is healthy.
+    pub endpoint: Option<String>,
+    /// How long to wait for a connection.
+    pub connect_timeout: String,
+    /// For the response's head.
+    pub response_timeout: String,
+    /// Between two reads of its body.
+    pub read_timeout: String,
+    /// How many more endpoints may be tried.
+    pub retries: u32,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct Endpoint {
+    /// Its address; a name that was not looked up.
+    pub address: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it is; not known offline.
+    pub healthy: Option<bool>,
+}
+
+/// A request as it would leave.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sent {
+    /// The method.
+    pub method: String,
+    /// The path, and the query.
+    pub target: String,
+    /// Names and values of its fields; a secret of the configuration's is `***`.
+    pub headers: Vec<(String, String)>,
+    /// Filters whose changes are not in it.
+    pub without: Vec<&'static str>,
+}
+
+/// What a trace is made with.
+pub(super) struct Tracer<'a> {
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) via: &'a Via,
+    /// `file:line:column` of a place.
+    pub(super) places: &'a (dyn Fn(Span) -> Option<String> + Sync),
+    /// How many candidates that are not near are told of.
+    pub(super) far: usize,
+    /// Whether it serves: then health is known.
+    pub(super) live: bool,
+}
+
+impl Tracer<'_> {
+    /// `head` is a copy: it is changed as a request's is.
+    pub(super) async fn trace(
+        &self,
+        mut head: RequestHeader,
+        body: &Bytes,
+        exchange: &mut Exchange,
+        entrance: Entrance,
+    ) -> Trace {
+        let typed = head.headers.clone();
+        let arrival = Arrival::new(&head, exchange, entrance, self.snapshot);
+        arrival.take_token(&mut head);
+        let admitted = arrival.admit(&mut head, self.via, self.snapshot);
+        exchange.target = admitted.as_ref().map_or_else(|_| as_sent(&head), |admitted| admitted.target.clone());
+        let mut trace = self.begin(exchange, entrance);
+        let unmerged = match admitted {
+            Ok(Admitted { unmerged, .. }) => unmerged,
+            Err(error) => {
+                trace.outcome = Outcome::of("refused", &error);
+                return trace;
+            }
+        };
+        self.candidates(&mut trace, &head, exchange, entrance, unmerged.as_deref());
+        let route = match arrival.route(&mut head, exchange, unmerged, self.snapshot) {
+            Ok(route) => route,
+            Err(error) => {
+                trace.outcome = Outcome::of("no_route", &error);
+                return trace;
+            }
+        };
+        target_of(&mut trace.request, exchange);
+        trace.route = Some(Taken {
+            name: route.name.to_string(),
+            place: (self.places)(route.span),
+            timeout: route.timeout.map(|limit| crate::types::Duration::from(limit).to_string()),
+        });
+        let claims = arrival.claims(&mut head, exchange);
+        if let Err(error) = self.follow(&mut trace, &route, claims, (head, body), exchange, &typed).await {
+            trace.outcome = Outcome::of("failed", &error);
+        }
+        trace
+    }
+
+    fn begin(&self, exchange: &Exchange, entrance: Entrance) -> Trace {
+        let ip = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string());
+        let client = exchange.client.ip();
+        let mut request = Asked {
+            method: String::new(),
+            scheme: exchange.scheme.as_str(),
+            host: String::new(),
+            path: String::new(),
+            query: None,
+            client: ip(client),
+            peer: ip(entrance.peer.filter(|peer| Some(*peer) != client)),
+            listener: entrance.listener.and_then(|place| self.snapshot.listener_name(place)).map(ToString::to_string),
+        };
+        target_of(&mut request, exchange);
+        Trace {
+            request,
+            outcome: Outcome { kind: "forwarded", status: None, reason: None, message: None },
+            candidates: Vec::new(),
+            candidates_left_out: 0,
+            route: None,
+            filters: Vec::new(),
+            action: None,
+            upstream: None,
+            sent: None,
+        }
+    }
+
+    fn candidates(
+        &self,
+        trace: &mut Trace,
+        head: &RequestHeader,
+        exchange: &Exchange,
+        entrance: Entrance,
+        unmerged: Option<&str>,
+    ) {
+        for (route, verdict) in self.snapshot.explain(&question(head, exchange, entrance, unmerged)) {
+            let mut candidate = Candidate {
+                route: route.name.to_string(),
+                place: None,
+                verdict: "taken",
+                by: None,
+                why: None,
+                condition: None,
+                saw: None,
+                near: true,
+            };
+            match verdict {
+                Verdict::Taken => {}
+                Verdict::Outranked(by, why) => {
+                    candidate.verdict = "outranked";
+                    candidate.by = Some(by.to_string());
+                    candidate.why = Some(why);
+                }
+                Verdict::Failed { condition, saw, near } => {
+                    candidate.verdict = "failed";
+                    candidate.condition = Some(condition);
+                    candidate.saw = saw;
+                    candidate.near = near;
+                }
+            }
+            if !candidate.near && trace.candidates.len() >= self.far {
+                trace.candidates_left_out += 1;
+                continue;
+            }
+            candidate.place = (self.places)(route.span);
+            trace.candidates.push(candidate);
+        }
+    }
+
+    /// From the route on: its filters, its action, and the request as it would leave.
+    async fn follow(
+        &self,
+        trace: &mut Trace,
+        route: &Matched,
+        claims: Result<WhoAsks, Error>,
+        (mut head, body): (RequestHeader, &Bytes),
+        exchange: &mut Exchange,
+        typed: &HeaderMap,
+    ) -> Result<(), Error> {
+        claims?.put_in(&mut head)?;
+        let (mut run, mut told) = (Run::default(), Vec::new());
+        let answered = route.chain.rehearse(&mut run, &mut OfflineRequest(&mut head, body), exchange, &mut told).await;
+        trace.filters = told.into_iter().map(|told| Step { filter: told.filter, does: told.says, unseen: told.unseen }).collect();
+        if let Some(reply) = answered? {
+            trace.action = Some(Action::Filter);
+            trace.outcome = Outcome::answered(&reply);
+            return Ok(());
+        }
+        trace.action = Some(describe(&route.action, &head.headers, exchange));
+        if exchange.upstream.is_none() {
+            // Of several sides the first is shown: the trace says so.
+            match act(&route.action, &head.headers, exchange, |_| 0)? {
+                Act::Forward(_) => {}
+                Act::Answer(_, reply) => {
+                    describe_reply(trace, &reply);
+                    trace.outcome = Outcome::answered(&reply);
+                    return Ok(());
+                }
+            }
+        }
+        self.upstream(trace, exchange);
+        strip_hop_by_hop(&mut head);
+        let version = head.version;
+        address(&mut head, version, self.via, None, exchange)?;
+        exchange.tries = 1;
+        route.chain.rehearse_upstream_request(&mut run, &mut OfflineRequest(&mut head, body), exchange).await?;
+        let without = trace.filters.iter().filter(|step| step.unseen).map(|step| step.filter).collect();
+        trace.sent = Some(Sent::of(&head, typed, without));
+        Ok(())
+    }
+
+    fn upstream(&self, trace: &mut Trace, exchange: &mut Exchange) {
+        let Some(upstream) = exchange.upstream.clone() else { return };
+        let (outlook, timeouts) = (upstream.outlook(), upstream.timeouts());
+        let endpoints = outlook.endpoints.into_iter().map(|endpoint| Endpoint {
+            address: endpoint.address,
+            weight: endpoint.weight,
+            healthy: self.live.then_some(endpoint.healthy),
+        });
+        trace.upstream = Some(Target {
+            name: upstream.name().to_owned(),
+            balance: outlook.balance,
+            endpoints: endpoints.collect(),
+            endpoint: outlook.next.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
+            connect_timeout: timeouts.connect.to_string(),
+            response_timeout: timeouts.response.to_string(),
+            read_timeout: timeouts.read.to_string(),
+            retries: upstream.retries().max,
+        });
+        if outlook.next.is_none() {
+            trace.outcome = Outcome {
+                kind: "failed",
+                status: Some(503),
+                reason: Some("no_healthy_endpoint".to_owned()),
+                message: Some(format!("upstream `{}` has no healthy endpoint", upstream.name())),
+            };
+        }
+        exchange.endpoint = outlook.next;
+    }
+}
+
+fn target_of(request: &mut Asked, exchange: &Exchange) {
+    let target = &exchange.target;
+    request.method = target.method().to_string();
+    request.host = target.host().to_owned();
+    request.path = target.path().to_owned();
+    request.query = target.query().map(str::to_owned);
+}
+
+fn describe(action: &runtime::Action, headers: &HeaderMap, exchange: &Exchange) -> Action {
+    match action {
+        runtime::Action::Upstream(_) => Action::Upstream,
+        runtime::Action::Split(split) => {
+            let side = |side: &runtime::Side| Side { upstream: side.upstream.name().to_owned(), weight: side.weight };
+            let mut drawn = false;
+            let _ = choose(split, headers, exchange.scheme, |_| {
+                drawn = true;
+                0
+            });
+            Action::Split {
+                cookie: split.cookie.as_ref().map(ToString::to_string),
+                by_cookie: !drawn,
+                sides: split.sides().iter().map(side).collect(),
+            }
+        }
+        runtime::Action::Redirect(_) => Action::Redirect { location: String::new() },
+        runtime::Action::Respond(_) => Action::Respond { content_type: None },
+    }
+}
+
+fn describe_reply(trace: &mut Trace, reply: &Reply) {
+    let field = |name| reply.head.get(name).map(|value| String::from_utf8_lossy(value).into_owned());
+    match &mut trace.action {
+        Some(Action::Redirect { location }) => *location = field("location").unwrap_or_default(),
+        Some(Action::Respond { content_type }) => *content_type = field("content-type"),
+        _ => {}
+    }
+}
+
+impl Outcome {
+    fn of(kind: &'static str, error: &Error) -> Self {
+        let reason = Some(error.reason().to_owned()).filter(|reason| !reason.is_empty());
+        let message = Some(error.message().to_owned()).filter(|message| !message.is_empty());
+        Self { kind, status: Some(error.code()), reason, message }
+    }
+
+    fn answered(reply: &Reply) -> Self {
+        Self { kind: "answered", status: Some(reply.head.status()), reason: None, message: None }
+    }
+}
+
+impl Sent {
+    /// `typed`: what the client sent. It knows that already; of what the configuration adds secrets are not shown.
+    pub(super) fn of(head: &RequestHeader, typed: &HeaderMap, without: Vec<&'static str>) -> Self {
+        let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
+            let secret = carries_a_secret(name.as_str()) && !typed.get_all(name).iter().any(|sent| sent == value);
+            let value = if secret { "***".into() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+            (name.as_str().to_owned(), value)
+        };
+        let mut headers: Vec<(String, String)> = head.headers.iter().map(shown).collect();
+        headers.sort();
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        Self { method: head.method.to_string(), target, headers, without }
+    }
+}

@@ -284,3 +284,59 @@ fn embedded_it_says_the_same() {
     };
     assert_eq!(offline.explain(&question, 0).unwrap().route.unwrap().name, "old");
 }
+
+mod a_filter_of_ones_own {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use ravelin::prelude::*;
+
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+
+    struct Count;
+
+    #[derive(serde::Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct CountConfig {}
+
+    impl Filter for Count {
+        const NAME: &'static str = "count";
+        type Config = CountConfig;
+        type State = ();
+        fn build(_: CountConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+            Ok(Self)
+        }
+        async fn request(&self, _: &mut RequestCx<'_>, (): &mut ()) -> Result<Flow, Error> {
+            RUNS.fetch_add(1, Ordering::Relaxed);
+            Err(Error::status(403))
+        }
+        fn explain(&self, _: &RequestView<'_>) -> Option<String> {
+            Some("counts".to_owned())
+        }
+    }
+
+    #[test]
+    fn is_asked_and_not_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("edge.yaml");
+        let filters = "[{count: {}}, {headers: {request: {set: {x-later: \"1\"}}}}]";
+        let text = format!(
+            "listeners: {{a: {{address: \"127.0.0.1:80\"}}}}\nupstreams: {{a: {{endpoints: [127.0.0.1:1]}}}}\nroutes: {{all: {{filters: {filters}, upstream: a}}}}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let offline = ravelin::App::new().filter::<Count>().offline(&path).unwrap();
+        let question = ravelin::offline::Question {
+            method: "GET".parse().unwrap(),
+            url: "http://a/".parse().unwrap(),
+            headers: Vec::new(),
+            body: Default::default(),
+            client: None,
+            listener: None,
+        };
+        let trace = offline.explain(&question, 5).unwrap();
+        assert_eq!(RUNS.load(Ordering::Relaxed), 0);
+        assert_eq!((trace.filters[0].does.as_deref(), trace.filters[0].unseen), (Some("counts"), true));
+        let sent = trace.sent.unwrap();
+        assert_eq!(sent.without, ["count"]);
+        assert!(sent.headers.iter().any(|(name, _)| name == "x-later"));
+    }
+}

@@ -207,7 +207,12 @@ cases! {
     upstream_backup_not_yet: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n");
     upstream_not_yet: upstream("    discover: {}\n    protocol: http2\n    tls: {}\n    proxy_protocol: v2\n    outlier_detection: {}\n    slow_start: 1s\n    panic_threshold: 1%\n    sticky: {}\n    limits: {}\n");
     upstream_balance: upstream("    endpoints: [a:80]\n    balance: roundrobin\n");
-    upstream_balance_not_yet: upstream("    endpoints: [a:80]\n    balance: {hash: {key: client_ip}}\n");
+    upstream_balance_hash_without_key: upstream("    endpoints: [a:80]\n    balance: hash\n");
+    upstream_balance_hash_key: upstream("    endpoints: [a:80]\n    balance: {hash: {key: ip, by: uri}}\n");
+    upstream_balance_hash_of_nothing: upstream("    endpoints: [a:80]\n    balance: {hash: {}}\n");
+    upstream_balance_hash_cookie: upstream("    endpoints: [a:80]\n    balance: {hash: {key: {cookie: a b}}}\n");
+    upstream_balance_two: upstream("    endpoints: [a:80]\n    balance: {hash: {key: uri}, random: {}}\n");
+    upstream_balance_word_with_settings: upstream("    endpoints: [a:80]\n    balance: {random: {key: uri}}\n");
     upstream_host: upstream("    endpoints: [a:80]\n    host: {set: a b}\n");
     upstream_host_without_value: upstream("    endpoints: [a:80]\n    host: set\n");
     upstream_health_check_zeros: upstream("    endpoints: [a:80]\n    health_check: {tcp: {interval: 0s, timeout: 0s, healthy_after: 0, unhealthy_after: 0}}\n");

@@ -37,11 +37,8 @@ const KEYS: &[(&str, &[&str])] = &[
 const FILTER_KEYS: &[(&str, &[&str])] = &[];
 
 /// Values, be it as a word or as the key of a map: by the key under which they stand.
-const VALUES: &[(&str, &[&str])] = &[
-    ("balance", &["least_requests", "peak_ewma", "hash"]),
-    ("health_check", &["http", "grpc"]),
-    ("conditions", &["reset", "timeout", "500", "502", "503", "504", "429"]),
-];
+const VALUES: &[(&str, &[&str])] =
+    &[("health_check", &["http", "grpc"]), ("conditions", &["reset", "timeout", "500", "502", "503", "504", "429"])];
 
 /// Filters.
 const FILTERS: &[&str] = &[

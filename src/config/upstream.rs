@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::config::Spanned;
 use crate::config::bounds::{at_least_one, positive_duration, positive_limit};
-use crate::types::{Address, Authority, Duration, Limit, WordOr};
+use crate::types::{Address, Authority, Duration, HeaderName, Limit, Token, WordOr};
 
 /// A group of endpoints that serve the same thing.
 #[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -113,7 +113,7 @@ impl JsonSchema for Endpoint {
 }
 
 /// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Each in turn, smoothly by weight.
@@ -121,6 +121,34 @@ pub enum Balance {
     RoundRobin,
     /// At random, by weight.
     Random,
+    /// Of two drawn by weight, the one with fewer requests in flight for its weight.
+    LeastRequests,
+    /// Of two drawn by weight, the one that is expected to answer sooner: by how long it took of late, and what it has in flight.
+    PeakEwma,
+    /// The same endpoint for the same key.
+    Hash(HashBalance),
+}
+
+/// Settings of `balance: {hash: {…}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashBalance {
+    /// What of a request decides.
+    pub key: HashKey,
+}
+
+/// What of a request decides to which endpoint it goes. A request that has no such thing goes to one by chance.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    /// The client's address.
+    ClientIp,
+    /// The path and the query.
+    Uri,
+    /// The value of a header field.
+    Header(HeaderName),
+    /// The value of a cookie.
+    Cookie(Token),
 }
 
 /// What the endpoint sees as `Host`.
@@ -278,6 +306,10 @@ mod tests {
         assert_eq!(decoded::<HealthCheck>("none"), Ok(WordOr::Word(HealthCheckWord::None)));
         assert_eq!(decoded::<HostHeader>("endpoint"), Ok(HostHeader::Endpoint));
         assert_eq!(decoded::<HostHeader>("{set: api.internal}"), Ok(HostHeader::Set("api.internal".parse().unwrap())));
+        let hash = |key| Ok(Balance::Hash(HashBalance { key }));
+        assert_eq!(decoded::<Balance>("peak_ewma"), Ok(Balance::PeakEwma));
+        assert_eq!(decoded::<Balance>("{hash: {key: uri}}"), hash(HashKey::Uri));
+        assert_eq!(decoded::<Balance>("{hash: {key: {header: x-user}}}"), hash(HashKey::Header("x-user".parse().unwrap())));
         assert_eq!(decoded::<Timeouts>("{read: none}").unwrap().read, Limit::none());
     }
 }

@@ -13,6 +13,7 @@ use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
+use crate::upstream::Attempt;
 
 tokio::task_local! {
     /// The connection whose request the current task serves: Pingora has no other way to tell a new context, on every protocol.
@@ -67,6 +68,8 @@ pub(crate) struct Ctx {
     pub(super) who_asks: Option<WhoAsks>,
     /// Addresses that failed this request.
     pub(super) tried: Vec<SocketAddr>,
+    /// The request that is under way at an endpoint.
+    pub(super) attempt: Option<Attempt>,
     /// An answer that a response filter put in the place of an endpoint's.
     pub(super) replacement: Option<Reply>,
     /// The cookie that keeps the client on its side of a split.
@@ -135,6 +138,7 @@ impl Ctx {
             run: Run::default(),
             who_asks: None,
             tried: Vec::new(),
+            attempt: None,
             replacement: None,
             stick: None,
             connect_failures: 0,

@@ -56,6 +56,7 @@ impl Drop for Ctx {
 
 fn close(ctx: &mut Ctx) {
     ctx.finished = true;
+    ctx.attempt = None;
     ctx.connection.clock.clear_step();
     if let Some(failure) = &ctx.exchange.failure {
         report(ctx, failure);

@@ -12,6 +12,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::config::{Report, Span};
 use crate::filter::{Body, Client, Error, Exchange, Party, Reply, RequestId, ResponseHead, Run, Scheme};
+use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent};
 use crate::proxy::head::{OfflineRequest, UpstreamRequest, UpstreamResponse, strip_hop_by_hop};
 use crate::proxy::reply::own_error;
@@ -240,7 +241,8 @@ impl Carrier<'_> {
 
     async fn forward(&mut self, mut head: RequestHeader, body: &Bytes, carried: &mut Carried) -> Result<(), Error> {
         let upstream = self.exchange.upstream.clone().ok_or_else(|| Error::internal("no upstream was chosen"))?;
-        let endpoint = upstream.outlook().next.ok_or_else(|| Error::new(503, Party::Upstream, "no_healthy_endpoint"))?;
+        let key = affinity::key(&upstream, &self.exchange.target, &head.headers, self.exchange.client.ip());
+        let endpoint = upstream.outlook(key).next.ok_or_else(|| Error::new(503, Party::Upstream, "no_healthy_endpoint"))?;
         self.exchange.endpoint = Some(endpoint);
         self.exchange.tries = 1;
         strip_hop_by_hop(&mut head);

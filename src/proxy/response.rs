@@ -48,6 +48,9 @@ impl Proxy {
                 ctx.connection.clock.respond();
             }
             let now = Instant::now();
+            if let Some(attempt) = &mut ctx.attempt {
+                attempt.answered(now);
+            }
             ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
             if let (Some(route), Some(took)) = (&ctx.route, ctx.timing.response) {
                 self.load.answered(route.overload(), took, now);

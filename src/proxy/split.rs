@@ -15,7 +15,7 @@ pub(super) fn choose<'a>(
     random: impl FnOnce(u64) -> u64,
 ) -> Option<(&'a Side, Option<HeaderValue>)> {
     let cookie = split.cookie.as_ref();
-    if let Some(side) = cookie.and_then(|cookie| values(headers, cookie.as_str()).find_map(|value| split.named(value))) {
+    if let Some(side) = cookie.and_then(|cookie| cookies(headers, cookie.as_str()).find_map(|value| split.named(value))) {
         return Some((side, None));
     }
     let side = split.draw(random(split.total()))?;
@@ -29,7 +29,7 @@ pub(super) fn choose<'a>(
 }
 
 /// The values of a cookie, in the order in which they were sent (RFC 6265 §4.2.1).
-fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
+pub(super) fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(COOKIE).iter().filter_map(|field| field.to_str().ok());
     let pairs = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.filter(move |(other, _)| *other == name).map(|(_, value)| {
@@ -47,7 +47,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, HeaderValue::from_static("a=1; ab=2;a=\"3\""));
         headers.append(COOKIE, HeaderValue::from_static("A=4; a; a=5=6"));
-        assert_eq!(values(&headers, "a").collect::<Vec<_>>(), ["1", "3", "5=6"]);
-        assert_eq!(values(&headers, "b").count(), 0);
+        assert_eq!(cookies(&headers, "a").collect::<Vec<_>>(), ["1", "3", "5=6"]);
+        assert_eq!(cookies(&headers, "b").count(), 0);
     }
 }

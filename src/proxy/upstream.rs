@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Version;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora_core::{Error as PingoraError, ErrorType};
+use pingora_core::{Error as PingoraError, ErrorSource, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -16,7 +16,7 @@ use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
-use crate::proxy::{Ctx, Proxy, Result};
+use crate::proxy::{Ctx, Proxy, Result, affinity};
 
 /// Picks an endpoint for this try.
 pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -24,7 +24,8 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
     let Some(upstream) = &ctx.exchange.upstream else {
         return Err(ended(ctx, Error::internal("no upstream was chosen")));
     };
-    let Some(endpoint) = upstream.select(&ctx.tried) else {
+    let key = affinity::key(upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
+    let Some(endpoint) = upstream.select(&ctx.tried, key) else {
         let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
         return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
     };
@@ -41,10 +42,12 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
     }
     endpoint.meter().selected();
     ctx.exchange.tries += 1;
+    // The first try begins where routing ended, and that time has just been read.
+    let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
+    ctx.step = Some(began);
+    ctx.attempt = Some(upstream.begin(&endpoint, began));
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
-    // The first try begins where routing ended, and that time has just been read.
-    ctx.step = ctx.step.take_if(|_| ctx.exchange.tries == 1).or_else(|| Some(Instant::now()));
     Ok(peer)
 }
 
@@ -83,6 +86,9 @@ pub(super) fn connect_failed(
     if let Some(endpoint) = &ctx.exchange.endpoint {
         endpoint.meter().connect_failed();
     }
+    if let Some(mut attempt) = ctx.attempt.take() {
+        attempt.failed();
+    }
     let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
         let retries = upstream.retries();
         retries.on_connect_error && ctx.connect_failures <= retries.max && upstream.has_other(&ctx.tried)
@@ -109,6 +115,11 @@ pub(super) fn exchange_failed(
     ctx: &mut Ctx,
     reused: bool,
 ) -> Box<PingoraError> {
+    if *error.esource() == ErrorSource::Upstream
+        && let Some(attempt) = &mut ctx.attempt
+    {
+        attempt.failed();
+    }
     let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some() || ctx.connection.clock.expired().is_some();
     let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
     if settled || !repeatable || session.response_written().is_some() {

@@ -194,7 +194,7 @@ fn upstreams(sections: Vec<Named<config::Upstream>>, previous: Option<&Snapshot>
             continue;
         }
         let span = section.endpoints.span;
-        match Upstream::new(&name, section) {
+        match Upstream::new(&name, section, known.get(name.as_str()).map(|previous| &***previous)) {
             Ok(upstream) => {
                 upstreams.insert(name, Arc::new(upstream));
             }

@@ -18,6 +18,7 @@ use crate::config::{self, Timeouts};
 use crate::observe::UpstreamMeter;
 use crate::types::Address;
 use crate::upstream::endpoint::{Endpoint, EndpointError};
+use crate::upstream::vitals::Roster;
 
 /// Time between two resolutions of a name.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -28,6 +29,7 @@ pub(super) struct Directory {
     upstream: Box<str>,
     timeouts: Timeouts,
     meter: Arc<UpstreamMeter>,
+    roster: Arc<Roster>,
     fixed: Vec<Entry>,
     names: Vec<Named>,
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
@@ -58,7 +60,13 @@ struct Last {
 }
 
 impl Directory {
-    pub(super) fn new(upstream: &str, section: &config::Upstream, meter: Arc<UpstreamMeter>) -> Result<Self, EndpointError> {
+    /// `roster`: how endpoints fared so far.
+    pub(super) fn new(
+        upstream: &str,
+        section: &config::Upstream,
+        meter: Arc<UpstreamMeter>,
+        roster: Arc<Roster>,
+    ) -> Result<Self, EndpointError> {
         let mut fixed = Vec::new();
         let mut names = Vec::new();
         for endpoint in section.endpoints.value.iter().map(|endpoint| &endpoint.value).filter(|endpoint| endpoint.weight > 0) {
@@ -84,6 +92,7 @@ impl Directory {
             upstream: upstream.into(),
             timeouts,
             meter,
+            roster,
             fixed,
             names,
             table: ArcSwap::default(),
@@ -96,10 +105,12 @@ impl Directory {
     /// The directory of an upstream that has no endpoints.
     pub(super) fn empty(upstream: &str, meter: Arc<UpstreamMeter>) -> Self {
         let (fixed, names) = (Vec::new(), Vec::new());
+        let (timeouts, roster) = (Timeouts::default(), Arc::default());
         Self {
             upstream: upstream.into(),
-            timeouts: Timeouts::default(),
+            timeouts,
             meter,
+            roster,
             fixed,
             names,
             table: ArcSwap::default(),
@@ -117,6 +128,11 @@ impl Directory {
         if self.names.is_empty() { None } else { Some(REFRESH) }
     }
 
+    /// How its endpoints fare.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
     pub(super) fn endpoint(&self, address: &SocketAddr) -> Option<Arc<Endpoint>> {
         self.table.load().get(address).cloned()
     }
@@ -132,12 +148,18 @@ impl Directory {
             }
             let endpoint = match known.get(&entry.address) {
                 Some(endpoint) if endpoint.host() == &*entry.host => endpoint.clone(),
-                _ => Arc::new(Endpoint::new(&self.upstream, entry.address.clone(), &entry.host, &self.timeouts, &self.meter)),
+                _ => {
+                    let vitals = self.roster.of(&entry.address);
+                    let address = entry.address.clone();
+                    Arc::new(Endpoint::new(&self.upstream, address, &entry.host, &self.timeouts, &self.meter, vitals))
+                }
             };
             table.insert(entry.address.clone(), endpoint);
             backends.insert(Backend { addr: entry.address, weight: entry.weight as usize, ext: http::Extensions::new() });
         }
         self.table.store(Arc::new(table));
+        drop(known);
+        self.roster.sweep();
         backends
     }
 

@@ -10,6 +10,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use crate::config::Timeouts;
 use crate::observe::{EndpointMeter, UpstreamMeter};
 use crate::types::{Duration, Limit};
+use crate::upstream::vitals::Vitals;
 
 /// An address that serves an upstream's requests.
 pub struct Endpoint {
@@ -19,6 +20,7 @@ pub struct Endpoint {
     peer: HttpPeer,
     read_timeout: Option<Time>,
     meter: Arc<EndpointMeter>,
+    vitals: Arc<Vitals>,
 }
 
 /// An endpoint that can't be used.
@@ -36,7 +38,14 @@ pub enum EndpointError {
 
 impl Endpoint {
     /// `host` is the endpoint as configured: what it gets as `Host` where the upstream says `host: endpoint`.
-    pub(super) fn new(upstream: &str, address: SocketAddr, host: &str, timeouts: &Timeouts, meter: &UpstreamMeter) -> Self {
+    pub(super) fn new(
+        upstream: &str,
+        address: SocketAddr,
+        host: &str,
+        timeouts: &Timeouts,
+        meter: &UpstreamMeter,
+        vitals: Arc<Vitals>,
+    ) -> Self {
         let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
         let mut peer = match &address {
             SocketAddr::Inet(inet) => HttpPeer::new(inet, false, String::new()),
@@ -54,7 +63,7 @@ impl Endpoint {
         peer.options.write_timeout = limit(&timeouts.write);
         peer.options.idle_timeout = limit(&timeouts.idle);
         let text = address.to_string();
-        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer, read_timeout }
+        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer, read_timeout, vitals }
     }
 
     /// Where it is.
@@ -78,6 +87,11 @@ impl Endpoint {
     /// What is counted of it.
     pub(crate) fn meter(&self) -> &EndpointMeter {
         &self.meter
+    }
+
+    /// How it fares.
+    pub(super) fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
     }
 
     /// What Pingora connects to. It waits for a response without a limit of its own.

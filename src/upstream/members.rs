@@ -14,6 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::directory::{Directory, SharedDirectory};
 use super::probe::Probe;
 use super::table::{Place, Table};
+use super::vitals::Roster;
 use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord};
 use crate::types::WordOr;
 
@@ -47,13 +48,18 @@ impl Members {
             Self {
                 directory,
                 balancer: LoadBalancer::from_backends(backends),
-                balance: section.balance,
-                table: ArcSwap::from_pointee(Table::new(section.balance, Vec::new())),
+                balance: section.balance.clone(),
+                table: ArcSwap::from_pointee(Table::new(&section.balance, Vec::new(), None)),
                 making: Mutex::new(()),
                 interval: check.as_ref().map(|settings| settings.interval.get()),
                 probes: check.map_or(0, |settings| settings.unhealthy_after),
             }
         })
+    }
+
+    /// How its endpoints fare.
+    pub(super) fn roster(&self) -> &Arc<Roster> {
+        self.directory.roster()
     }
 
     pub(super) fn table(&self) -> Guard<Arc<Table>> {
@@ -123,7 +129,8 @@ impl Members {
             let weight = u32::try_from(backend.weight).unwrap_or(u32::MAX);
             Some(Place { endpoint, weight, healthy: backends.ready(backend) })
         });
-        self.table.store(Arc::new(Table::new(self.balance, places.collect())));
+        let table = Table::new(&self.balance, places.collect(), Some(&self.table.load()));
+        self.table.store(Arc::new(table));
     }
 }
 

@@ -10,19 +10,22 @@ mod endpoint;
 mod members;
 mod probe;
 mod table;
+mod vitals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
 
 pub use self::endpoint::{Endpoint, EndpointError};
+pub(crate) use self::vitals::Attempt;
 
 use self::directory::Directory;
 use self::members::Members;
-use crate::config::{self, HostHeader, RetryCondition};
+use self::table::Ask;
+use crate::config::{self, Balance, HashKey, HostHeader, RetryCondition};
 use crate::observe::{UpstreamMeter, metrics};
 use crate::types::Address;
 
@@ -73,13 +76,15 @@ pub struct Deadlines {
 }
 
 impl Upstream {
-    /// Builds an upstream from its section. Nothing is resolved, probed or connected yet: [`Upstream::run`] does that.
+    /// Builds an upstream from its section. Nothing is resolved, probed or connected yet: [`Upstream::run`] does that. `previous` is
+    /// the upstream of this name before: how its endpoints fared is not forgotten.
     ///
     /// # Errors
     /// An endpoint's address can't be used.
-    pub fn new(name: &str, section: config::Upstream) -> Result<Self, EndpointError> {
+    pub fn new(name: &str, section: config::Upstream, previous: Option<&Self>) -> Result<Self, EndpointError> {
         let meter = metrics().upstream(name);
-        let directory = Directory::new(name, &section, meter.clone())?;
+        let roster = previous.map_or_else(Arc::default, |previous| previous.members.roster().clone());
+        let directory = Directory::new(name, &section, meter.clone(), roster)?;
         let retries = Retries {
             max: section.retry.retries,
             on_connect_error: section.retry.conditions.contains(&RetryCondition::ConnectError),
@@ -154,18 +159,25 @@ impl Upstream {
         self.members.lay_out_offline().await;
     }
 
-    /// Who could be picked now, without picking.
-    pub(crate) fn outlook(&self) -> Outlook {
+    /// Who could be picked now for a request with this key, without picking.
+    pub(crate) fn outlook(&self, key: Option<u64>) -> Outlook {
         let table = self.members.table();
-        let at_random = self.section.balance == config::Balance::Random;
-        let next = table.pick(&[], || self.turn.load(Ordering::Relaxed), || 0).cloned();
+        let turn = || self.turn.load(Ordering::Relaxed);
+        let next = table.pick(&Ask { tried: &[], key, turn, chance: || 0 }).cloned();
         let candidate = |place: &table::Place| Candidate {
             address: place.endpoint.as_str().to_owned(),
             weight: place.weight,
             healthy: place.healthy,
         };
         let endpoints: Vec<Candidate> = table.places().iter().map(candidate).collect();
-        Outlook { balance: if at_random { "random" } else { "round_robin" }, endpoints, next }
+        let balance = match &self.section.balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::Random => "random",
+            Balance::LeastRequests => "least_requests",
+            Balance::PeakEwma => "peak_ewma",
+            Balance::Hash(_) => "hash",
+        };
+        Outlook { balance, endpoints, next }
     }
 
     /// The limits on waiting for an endpoint, as the file has them.
@@ -173,11 +185,32 @@ impl Upstream {
         &self.section.timeouts
     }
 
-    /// Picks a healthy endpoint: one that is not in `tried` if there is one. `None`: no endpoint is healthy.
+    /// What of a request decides on its endpoint, if anything does.
     #[must_use]
-    pub fn select(&self, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        match &self.section.balance {
+            Balance::Hash(hash) => Some(&hash.key),
+            _ => None,
+        }
+    }
+
+    /// The key that these parts of a request make, one after the other.
+    #[must_use]
+    pub fn key_of(&self, parts: &[&[u8]]) -> u64 {
+        balance::key_of(parts)
+    }
+
+    /// Picks a healthy endpoint: one that is not in `tried` if there is one. `key` is the request's, where the upstream asks for it
+    /// ([`Upstream::hash_key`]). `None`: no endpoint is healthy.
+    #[must_use]
+    pub fn select(&self, tried: &[SocketAddr], key: Option<u64>) -> Option<Arc<Endpoint>> {
         let turn = || self.turn.fetch_add(1, Ordering::Relaxed);
-        self.members.table().pick(tried, turn, || fastrand::u64(..)).cloned()
+        self.members.table().pick(&Ask { tried, key, turn, chance: || fastrand::u64(..) }).cloned()
+    }
+
+    /// A request goes to this endpoint from now on.
+    pub(crate) fn begin(&self, endpoint: &Endpoint, now: Instant) -> Attempt {
+        Attempt::new(endpoint.vitals().clone(), now, matches!(self.section.balance, Balance::PeakEwma))
     }
 
     /// Whether a healthy endpoint is left that is not in `tried`.
@@ -203,11 +236,11 @@ mod tests {
     use crate::config::testing::upstream;
 
     fn picks(upstream: &Upstream, n: usize) -> Vec<String> {
-        (0..n).map(|_| upstream.select(&[]).unwrap().address().to_string()).collect()
+        (0..n).map(|_| upstream.select(&[], None).unwrap().address().to_string()).collect()
     }
 
     async fn ready(yaml: &str) -> Upstream {
-        let upstream = Upstream::new("u", upstream(yaml)).unwrap();
+        let upstream = Upstream::new("u", upstream(yaml), None).unwrap();
         upstream.prepare(false).await;
         upstream
     }
@@ -229,20 +262,20 @@ mod tests {
     #[tokio::test]
     async fn a_tried_endpoint_is_avoided_while_there_is_another() {
         let upstream = ready("endpoints: [127.0.0.1:1, 127.0.0.1:2]\nbalance: random").await;
-        let tried = [upstream.select(&[]).unwrap().address().clone()];
+        let tried = [upstream.select(&[], None).unwrap().address().clone()];
         for _ in 0..20 {
-            assert_ne!(upstream.select(&tried).unwrap().address(), &tried[0]);
+            assert_ne!(upstream.select(&tried, None).unwrap().address(), &tried[0]);
         }
         assert!(upstream.has_other(&tried));
-        let both = [tried[0].clone(), upstream.select(&tried).unwrap().address().clone()];
+        let both = [tried[0].clone(), upstream.select(&tried, None).unwrap().address().clone()];
         assert!(!upstream.has_other(&both));
-        assert!(upstream.select(&both).is_some());
+        assert!(upstream.select(&both, None).is_some());
     }
 
     #[tokio::test]
     async fn a_name_becomes_its_addresses() {
         let upstream = ready("endpoints: [localhost:7]\nhost: endpoint").await;
-        let endpoint = upstream.select(&[]).unwrap();
+        let endpoint = upstream.select(&[], None).unwrap();
         assert_eq!(upstream.host_for(&endpoint), Some("localhost:7"));
     }
 }

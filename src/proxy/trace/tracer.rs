@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 
 use crate::config::Span;
 use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
+use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::request::{Act, act};
@@ -175,7 +176,7 @@ impl Tracer<'_> {
                 }
             }
         }
-        self.upstream(trace, exchange);
+        self.upstream(trace, exchange, &head.headers);
         strip_hop_by_hop(&mut head);
         let version = head.version;
         address(&mut head, version, self.via, None, exchange)?;
@@ -186,9 +187,10 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    fn upstream(&self, trace: &mut Trace, exchange: &mut Exchange) {
+    fn upstream(&self, trace: &mut Trace, exchange: &mut Exchange, headers: &HeaderMap) {
         let Some(upstream) = exchange.upstream.clone() else { return };
-        let (outlook, timeouts) = (upstream.outlook(), upstream.timeouts());
+        let key = affinity::key(&upstream, &exchange.target, headers, exchange.client.ip());
+        let (outlook, timeouts) = (upstream.outlook(key), upstream.timeouts());
         let endpoints = outlook.endpoints.into_iter().map(|endpoint| Endpoint {
             address: endpoint.address,
             weight: endpoint.weight,

@@ -204,8 +204,10 @@ cases! {
     upstream_bad_endpoints: upstream("    endpoints: [10.0.0.1, \"http://a:80\", \"a:0\", \"a b:80\", {weight: 1}, {address: a:80, wait: 1}, {address: b:80, weight: -1}, [c]]\n");
     upstream_same_endpoint: upstream("    endpoints:\n      - 10.0.0.1:80\n      - {address: 10.0.0.1:80, weight: 2}\n");
     upstream_weights_all_zero: upstream("    endpoints: [{address: a:80, weight: 0}, {address: b:80, weight: 0}]\n");
-    upstream_backup_not_yet: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n");
-    upstream_not_yet: upstream("    discover: {}\n    protocol: http2\n    tls: {}\n    proxy_protocol: v2\n    outlier_detection: {}\n    slow_start: 1s\n    panic_threshold: 1%\n    sticky: {}\n    limits: {}\n");
+    upstream_backups_only: upstream("    endpoints: [{address: a:80, backup: true}, {address: b:80, weight: 0}]\n");
+    upstream_unhealthy_unknown: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n    health_check: none\n    panic_threshold: 30%\n");
+    upstream_panic_threshold: upstream("    endpoints: [a:80]\n    panic_threshold: 0.3\n");
+    upstream_not_yet: upstream("    discover: {}\n    protocol: http2\n    tls: {}\n    proxy_protocol: v2\n    outlier_detection: {}\n    slow_start: 1s\n    sticky: {}\n    limits: {}\n");
     upstream_balance: upstream("    endpoints: [a:80]\n    balance: roundrobin\n");
     upstream_balance_hash_without_key: upstream("    endpoints: [a:80]\n    balance: hash\n");
     upstream_balance_hash_key: upstream("    endpoints: [a:80]\n    balance: {hash: {key: ip, by: uri}}\n");

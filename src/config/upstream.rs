@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use crate::config::Spanned;
 use crate::config::bounds::{at_least_one, positive_duration, positive_limit};
-use crate::types::{Address, Authority, Duration, HeaderName, Limit, Token, WordOr};
+use crate::types::{Address, Authority, Duration, HeaderName, Limit, Percent, Token, WordOr};
 
 /// A group of endpoints that serve the same thing.
 #[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -28,6 +28,9 @@ pub struct Upstream {
     /// How endpoints are probed.
     #[serde(default)]
     pub health_check: HealthCheck,
+    /// With a smaller share of healthy endpoints than this, all are used.
+    #[serde(default)]
+    pub panic_threshold: Percent,
     /// How long each step of an exchange with an endpoint may take.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -44,19 +47,22 @@ impl Upstream {
             balance: Balance::default(),
             host: HostHeader::default(),
             health_check: HealthCheck::Word(HealthCheckWord::None),
+            panic_threshold: Percent::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
         }
     }
 }
 
-/// One endpoint: `10.0.0.1:8080`, `name:8080`, `unix:/path`, or a map with `address` and `weight`.
+/// One endpoint: `10.0.0.1:8080`, `name:8080`, `unix:/path`, or a map with `address`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where it is.
     pub address: Address,
     /// Its share of requests relative to the others; 0 takes it out of rotation.
     pub weight: u32,
+    /// Used only while no other is healthy.
+    pub backup: bool,
 }
 
 /// The long form of an [`Endpoint`].
@@ -68,6 +74,9 @@ struct EndpointMap {
     /// Its share of requests relative to the others; 0 takes it out of rotation.
     #[serde(default = "one")]
     weight: u32,
+    /// Used only while no other is healthy.
+    #[serde(default)]
+    backup: bool,
 }
 
 fn one() -> u32 {
@@ -77,7 +86,7 @@ fn one() -> u32 {
 impl<'de> Deserialize<'de> for Endpoint {
     /// As a struct, so that the deserialiser of configuration files knows the keys; it hands over text as well.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct("Endpoint", &["address", "weight"], EndpointVisitor)
+        deserializer.deserialize_struct("Endpoint", &["address", "weight", "backup"], EndpointVisitor)
     }
 }
 
@@ -92,12 +101,12 @@ impl<'de> Visitor<'de> for EndpointVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Endpoint, E> {
         let address = text.parse().map_err(E::custom)?;
-        Ok(Endpoint { address, weight: one() })
+        Ok(Endpoint { address, weight: one(), backup: false })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-        let EndpointMap { address, weight } = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Endpoint { address, weight })
+        let EndpointMap { address, weight, backup } = EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Endpoint { address, weight, backup })
     }
 }
 
@@ -283,9 +292,9 @@ mod tests {
     fn an_endpoint_is_text_or_a_map() {
         let endpoint = |text: &str| decoded::<Endpoint>(text).unwrap();
         let address: Address = "10.0.0.1:80".parse().unwrap();
-        assert_eq!(endpoint("10.0.0.1:80"), Endpoint { address: address.clone(), weight: 1 });
-        assert_eq!(endpoint("{address: 10.0.0.1:80}"), Endpoint { address: address.clone(), weight: 1 });
-        assert_eq!(endpoint("{address: 10.0.0.1:80, weight: 0}"), Endpoint { address, weight: 0 });
+        assert_eq!(endpoint("10.0.0.1:80"), Endpoint { address: address.clone(), weight: 1, backup: false });
+        assert_eq!(endpoint("{address: 10.0.0.1:80}"), Endpoint { address: address.clone(), weight: 1, backup: false });
+        assert_eq!(endpoint("{address: 10.0.0.1:80, weight: 0, backup: true}"), Endpoint { address, weight: 0, backup: true });
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(super) struct Directory {
 struct Entry {
     address: SocketAddr,
     weight: u32,
+    backup: bool,
     host: Arc<str>,
 }
 
@@ -49,6 +50,7 @@ struct Named {
     host: String,
     port: u16,
     weight: u32,
+    backup: bool,
     label: Arc<str>,
     last: Mutex<Last>,
 }
@@ -73,18 +75,33 @@ impl Directory {
             let label: Arc<str> = endpoint.address.to_string().into();
             match &endpoint.address {
                 Address::Inet(address) => {
-                    fixed.push(Entry { address: SocketAddr::Inet(*address), weight: endpoint.weight, host: label });
+                    fixed.push(Entry {
+                        address: SocketAddr::Inet(*address),
+                        weight: endpoint.weight,
+                        backup: endpoint.backup,
+                        host: label,
+                    });
                 }
                 Address::Unix(path) => {
                     let address = std::os::unix::net::SocketAddr::from_pathname(path).map_err(|error| {
                         EndpointError::UnixPath { path: path.display().to_string(), reason: error.to_string() }
                     })?;
                     // A path is no authority: a request must still carry a `Host`.
-                    fixed.push(Entry { address: SocketAddr::Unix(address), weight: endpoint.weight, host: "localhost".into() });
+                    fixed.push(Entry {
+                        address: SocketAddr::Unix(address),
+                        weight: endpoint.weight,
+                        backup: endpoint.backup,
+                        host: "localhost".into(),
+                    });
                 }
-                Address::Name { host, port } => {
-                    names.push(Named { host: host.clone(), port: *port, weight: endpoint.weight, label, last: Mutex::default() })
-                }
+                Address::Name { host, port } => names.push(Named {
+                    host: host.clone(),
+                    port: *port,
+                    weight: endpoint.weight,
+                    backup: endpoint.backup,
+                    label,
+                    last: Mutex::default(),
+                }),
             }
         }
         let timeouts = section.timeouts.clone();
@@ -151,7 +168,8 @@ impl Directory {
                 _ => {
                     let vitals = self.roster.of(&entry.address);
                     let address = entry.address.clone();
-                    Arc::new(Endpoint::new(&self.upstream, address, &entry.host, &self.timeouts, &self.meter, vitals))
+                    let endpoint = Endpoint::new(&self.upstream, address, &entry.host, &self.timeouts, &self.meter, vitals);
+                    Arc::new(if entry.backup { endpoint.into_backup() } else { endpoint })
                 }
             };
             table.insert(entry.address.clone(), endpoint);
@@ -197,7 +215,7 @@ impl Directory {
 
 impl Named {
     fn entry(&self, address: std::net::SocketAddr) -> Entry {
-        Entry { address: SocketAddr::Inet(address), weight: self.weight, host: self.label.clone() }
+        Entry { address: SocketAddr::Inet(address), weight: self.weight, backup: self.backup, host: self.label.clone() }
     }
 
     /// In the place of addresses: one that nobody connects to, and that shows the name.

@@ -21,6 +21,7 @@ pub struct Endpoint {
     read_timeout: Option<Time>,
     meter: Arc<EndpointMeter>,
     vitals: Arc<Vitals>,
+    backup: bool,
 }
 
 /// An endpoint that can't be used.
@@ -63,7 +64,27 @@ impl Endpoint {
         peer.options.write_timeout = limit(&timeouts.write);
         peer.options.idle_timeout = limit(&timeouts.idle);
         let text = address.to_string();
-        Self { meter: meter.endpoint(&text), text: text.into(), address, host: host.into(), peer, read_timeout, vitals }
+        Self {
+            meter: meter.endpoint(&text),
+            text: text.into(),
+            address,
+            host: host.into(),
+            peer,
+            read_timeout,
+            vitals,
+            backup: false,
+        }
+    }
+
+    /// Used only while no other is healthy.
+    pub(super) fn into_backup(self) -> Self {
+        Self { backup: true, ..self }
+    }
+
+    /// Whether it is used only while no other is healthy.
+    #[must_use]
+    pub fn is_backup(&self) -> bool {
+        self.backup
     }
 
     /// Where it is.

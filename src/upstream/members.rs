@@ -16,7 +16,7 @@ use super::probe::Probe;
 use super::table::{Place, Table};
 use super::vitals::Roster;
 use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord};
-use crate::types::WordOr;
+use crate::types::{Percent, WordOr};
 
 pub(super) struct Members {
     directory: Arc<Directory>,
@@ -24,6 +24,7 @@ pub(super) struct Members {
     /// times and keeps a set of those it has offered.
     balancer: LoadBalancer<RoundRobin>,
     balance: Balance,
+    panic: Percent,
     table: ArcSwap<Table>,
     /// Tables are made one after the other, so that an older one never takes the place of a newer.
     making: Mutex<()>,
@@ -49,7 +50,8 @@ impl Members {
                 directory,
                 balancer: LoadBalancer::from_backends(backends),
                 balance: section.balance.clone(),
-                table: ArcSwap::from_pointee(Table::new(&section.balance, Vec::new(), None)),
+                panic: section.panic_threshold,
+                table: ArcSwap::from_pointee(Table::new(&section.balance, section.panic_threshold, Vec::new(), None)),
                 making: Mutex::new(()),
                 interval: check.as_ref().map(|settings| settings.interval.get()),
                 probes: check.map_or(0, |settings| settings.unhealthy_after),
@@ -129,7 +131,7 @@ impl Members {
             let weight = u32::try_from(backend.weight).unwrap_or(u32::MAX);
             Some(Place { endpoint, weight, healthy: backends.ready(backend) })
         });
-        let table = Table::new(&self.balance, places.collect(), Some(&self.table.load()));
+        let table = Table::new(&self.balance, self.panic, places.collect(), Some(&self.table.load()));
         self.table.store(Arc::new(table));
     }
 }

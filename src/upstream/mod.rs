@@ -6,6 +6,7 @@
 
 mod balance;
 mod directory;
+mod eligible;
 mod endpoint;
 mod members;
 mod probe;

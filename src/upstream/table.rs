@@ -10,12 +10,16 @@ use std::time::Instant;
 use pingora_core::protocols::l4::socket::SocketAddr;
 
 use super::balance::{Member, Moment, Order};
+use super::eligible::{Standing, eligible};
 use super::endpoint::Endpoint;
 use crate::config::Balance;
+use crate::types::Percent;
 
 /// Every endpoint, and the order of those that are given requests.
 pub(super) struct Table {
     places: Box<[Place]>,
+    /// Which places are given requests.
+    open: Box<[bool]>,
     order: Order,
 }
 
@@ -38,13 +42,19 @@ pub(super) struct Ask<'a, T, C> {
 
 impl Table {
     /// `previous`: the table before.
-    pub(super) fn new(balance: &Balance, places: Vec<Place>, previous: Option<&Self>) -> Self {
+    pub(super) fn new(balance: &Balance, panic: Percent, places: Vec<Place>, previous: Option<&Self>) -> Self {
         let members = places.iter().map(|place| Member::new(place.endpoint.as_str(), place.weight)).collect();
-        let weights: Vec<u32> = places.iter().map(|place| if place.healthy { place.weight } else { 0 }).collect();
-        Self { order: Order::new(balance, members, &weights, previous.map(|table| &table.order)), places: places.into() }
+        let standing = |place: &Place| Standing { healthy: place.healthy, backup: place.endpoint.is_backup() };
+        let open = eligible(&places.iter().map(standing).collect::<Vec<_>>(), panic);
+        let weights: Vec<u32> = places.iter().zip(&open).map(|(place, open)| if *open { place.weight } else { 0 }).collect();
+        Self {
+            open: open.into(),
+            order: Order::new(balance, members, &weights, previous.map(|table| &table.order)),
+            places: places.into(),
+        }
     }
 
-    /// A healthy endpoint: one that has not failed this request if there is one.
+    /// An endpoint that is given requests: one that has not failed this request if there is one.
     pub(super) fn pick<T: Fn() -> usize, C: Fn() -> u64>(&self, ask: &Ask<'_, T, C>) -> Option<&Arc<Endpoint>> {
         let moment = Now { places: &self.places, ask, time: OnceCell::new() };
         let fresh = |place: usize| !ask.tried.contains(self.places[place].endpoint.address());
@@ -56,9 +66,9 @@ impl Table {
         picked.map(|place| &self.places[place].endpoint)
     }
 
-    /// Whether a healthy endpoint is left that is not in `tried`.
+    /// Whether an endpoint that is given requests is left that is not in `tried`.
     pub(super) fn has_other(&self, tried: &[SocketAddr]) -> bool {
-        self.places.iter().any(|place| place.healthy && !tried.contains(place.endpoint.address()))
+        self.places.iter().zip(&self.open).any(|(place, open)| *open && !tried.contains(place.endpoint.address()))
     }
 
     /// All places, in the order of addresses.
@@ -130,7 +140,7 @@ mod tests {
             let healthy: Vec<SocketAddr> =
                 places.iter().filter(|place| place.healthy).map(|place| place.endpoint.address().clone()).collect();
             let fresh = healthy.iter().any(|address| !tried.contains(address));
-            let table = Table::new(&balance, places, None);
+            let table = Table::new(&balance, Percent::default(), places, None);
             let ask = Ask { tried: &tried, key, turn: || turn, chance: || chance };
             let picked = table.pick(&ask).map(|endpoint| endpoint.address().clone());
             prop_assert_eq!(picked.is_some(), !healthy.is_empty());

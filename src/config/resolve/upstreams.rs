@@ -6,7 +6,7 @@ use super::Resolver;
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Named, Span, Upstream};
+use crate::config::{HealthCheck, HealthCheckWord, Named, Span, Upstream};
 use crate::types::Address;
 
 impl Resolver<'_> {
@@ -16,6 +16,7 @@ impl Resolver<'_> {
         for entry in entries {
             let Some(upstream) = entry.decoded.value else { continue };
             self.endpoints(&upstream, entry.node, entry.decoded.whole);
+            self.health(&upstream, entry.node);
             self.retries(&upstream, entry.node, tries);
             upstreams.push(Named { name: entry.name, value: upstream });
         }
@@ -31,6 +32,9 @@ impl Resolver<'_> {
         } else if whole && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
             let message = "every endpoint has the weight 0: none would ever be chosen";
             self.report.push(Diagnostic::error(endpoints.span, message));
+        } else if whole && endpoints.iter().all(|endpoint| endpoint.weight == 0 || endpoint.backup) {
+            let message = "every endpoint is a backup: there is none that they could stand in for";
+            self.report.push(Diagnostic::error(endpoints.span, message));
         }
         let mut places: HashMap<&Address, Span> = HashMap::new();
         for endpoint in endpoints.iter() {
@@ -45,6 +49,19 @@ impl Resolver<'_> {
                     places.insert(&endpoint.address, endpoint.span);
                 }
             }
+        }
+    }
+
+    /// Where nothing tells who is ill, what follows from that would have no effect.
+    fn health(&mut self, upstream: &Upstream, node: NodeId) {
+        if upstream.health_check != HealthCheck::Word(HealthCheckWord::None) {
+            return;
+        }
+        let backups = upstream.endpoints.iter().filter(|endpoint| endpoint.backup).map(|endpoint| (endpoint.span, "backup"));
+        let panic = self.tree.at(node, &["panic_threshold"]).map(|given| (self.tree.place(given), "panic_threshold"));
+        for (place, key) in backups.chain(panic) {
+            let message = format!("`{key}` has no effect with `health_check: none`: every endpoint counts as healthy");
+            self.report.push(Diagnostic::error(place, message));
         }
     }
 

@@ -221,7 +221,7 @@ impl Named {
     /// In the place of addresses: one that nobody connects to, and that shows the name.
     fn unresolved(&self) -> Option<Entry> {
         let address = std::os::unix::net::SocketAddr::from_pathname(&*self.label).ok()?;
-        Some(Entry { address: SocketAddr::Unix(address), weight: self.weight, host: self.label.clone() })
+        Some(Entry { address: SocketAddr::Unix(address), weight: self.weight, host: self.label.clone(), backup: self.backup })
     }
 }
 

@@ -45,15 +45,16 @@ fn read(stream: &mut TcpStream) -> io::Result<Answer> {
     let mut status = None;
     let mut body = Vec::new();
     loop {
-        let mut head = [0; 9];
-        if let Err(error) = stream.read_exact(&mut head) {
+        let (mut head, mut payload) = ([0; 9], Vec::new());
+        let came = stream.read_exact(&mut head).and_then(|()| {
+            payload.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+            stream.read_exact(&mut payload)
+        });
+        if let Err(error) = came {
             let over = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
             return if over { Ok(Answer::Reset) } else { Err(error) };
         }
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let (kind, flags) = (head[3], head[4]);
-        let mut payload = vec![0; length];
-        stream.read_exact(&mut payload)?;
         match kind {
             SETTINGS if flags == 0 => {
                 let mut ack = Vec::new();

@@ -104,32 +104,20 @@ impl Directory {
                 }),
             }
         }
-        let timeouts = section.timeouts.clone();
-        let directory = Self {
-            upstream: upstream.into(),
-            timeouts,
-            meter,
-            roster,
-            fixed,
-            names,
-            table: ArcSwap::default(),
-            offline: AtomicBool::new(false),
-        };
+        let directory = Self { timeouts: section.timeouts.clone(), roster, fixed, names, ..Self::empty(upstream, meter) };
         directory.publish(directory.fixed.clone());
         Ok(directory)
     }
 
     /// The directory of an upstream that has no endpoints.
     pub(super) fn empty(upstream: &str, meter: Arc<UpstreamMeter>) -> Self {
-        let (fixed, names) = (Vec::new(), Vec::new());
-        let (timeouts, roster) = (Timeouts::default(), Arc::default());
         Self {
             upstream: upstream.into(),
-            timeouts,
+            timeouts: Timeouts::default(),
             meter,
-            roster,
-            fixed,
-            names,
+            roster: Arc::default(),
+            fixed: Vec::new(),
+            names: Vec::new(),
             table: ArcSwap::default(),
             offline: AtomicBool::new(false),
         }

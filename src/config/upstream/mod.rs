@@ -1,0 +1,114 @@
+//! `upstreams`: the services behind the proxy.
+
+mod balance;
+mod endpoint;
+mod health;
+mod retry;
+mod timeouts;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::Spanned;
+use crate::types::{Authority, Percent};
+
+pub use self::balance::{Balance, HashBalance, HashKey};
+pub use self::endpoint::Endpoint;
+pub use self::health::{HealthCheck, HealthCheckMap, HealthCheckWord, TcpHealthCheck};
+pub use self::retry::{Retry, RetryCondition};
+pub use self::timeouts::Timeouts;
+
+/// A group of endpoints that serve the same thing.
+#[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Addresses, names or unix sockets, each with an optional weight.
+    pub endpoints: Spanned<Vec<Spanned<Endpoint>>>,
+    /// How an endpoint is chosen for a request.
+    #[serde(default)]
+    pub balance: Balance,
+    /// What the endpoint sees as `Host`.
+    #[serde(default)]
+    pub host: HostHeader,
+    /// How endpoints are probed.
+    #[serde(default)]
+    pub health_check: HealthCheck,
+    /// With a smaller share of healthy endpoints than this, all are used.
+    #[serde(default)]
+    pub panic_threshold: Percent,
+    /// How long each step of an exchange with an endpoint may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// When another endpoint is tried.
+    #[serde(default)]
+    pub retry: Retry,
+}
+
+impl Upstream {
+    /// A section without endpoints or health checks.
+    pub(crate) fn nowhere() -> Self {
+        Self {
+            endpoints: Spanned::new(Vec::new(), crate::config::Span::default()),
+            balance: Balance::default(),
+            host: HostHeader::default(),
+            health_check: HealthCheck::Word(HealthCheckWord::None),
+            panic_threshold: Percent::default(),
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// What the endpoint sees as `Host`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostHeader {
+    /// What the client sent.
+    #[default]
+    Preserve,
+    /// The endpoint's own address or name.
+    Endpoint,
+    /// A fixed value.
+    Set(Authority),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::decoded;
+    use crate::types::{Address, Limit, WordOr};
+
+    #[test]
+    fn an_endpoint_is_text_or_a_map() {
+        let endpoint = |text: &str| decoded::<Endpoint>(text).unwrap();
+        let address: Address = "10.0.0.1:80".parse().unwrap();
+        assert_eq!(endpoint("10.0.0.1:80"), Endpoint { address: address.clone(), weight: 1, backup: false });
+        assert_eq!(endpoint("{address: 10.0.0.1:80}"), Endpoint { address: address.clone(), weight: 1, backup: false });
+        assert_eq!(endpoint("{address: 10.0.0.1:80, weight: 0, backup: true}"), Endpoint { address, weight: 0, backup: true });
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_reference() {
+        let upstream = decoded::<Upstream>("{endpoints: [a:80]}").unwrap();
+        assert_eq!(upstream.balance, Balance::RoundRobin);
+        assert_eq!(upstream.host, HostHeader::Preserve);
+        assert_eq!(upstream.health_check, WordOr::Word(HealthCheckWord::Tcp));
+        assert_eq!(upstream.timeouts, decoded("{connect: 3s, response: 60s, read: 60s, write: 60s, idle: 60s}").unwrap());
+        assert_eq!(upstream.retry, decoded("{retries: 1, conditions: [connect_error]}").unwrap());
+        let check = "{tcp: {interval: 2s, timeout: 1s, healthy_after: 1, unhealthy_after: 2}}";
+        let given: HealthCheck = decoded(check).unwrap();
+        assert_eq!(given, WordOr::Map(HealthCheckMap::Tcp(TcpHealthCheck::default())));
+    }
+
+    #[test]
+    fn words_and_maps() {
+        assert_eq!(decoded::<HealthCheck>("none"), Ok(WordOr::Word(HealthCheckWord::None)));
+        assert_eq!(decoded::<HostHeader>("endpoint"), Ok(HostHeader::Endpoint));
+        assert_eq!(decoded::<HostHeader>("{set: api.internal}"), Ok(HostHeader::Set("api.internal".parse().unwrap())));
+        let hash = |key| Ok(Balance::Hash(HashBalance { key }));
+        assert_eq!(decoded::<Balance>("peak_ewma"), Ok(Balance::PeakEwma));
+        assert_eq!(decoded::<Balance>("{hash: {key: uri}}"), hash(HashKey::Uri));
+        assert_eq!(decoded::<Balance>("{hash: {key: {header: x-user}}}"), hash(HashKey::Header("x-user".parse().unwrap())));
+        assert_eq!(decoded::<Timeouts>("{read: none}").unwrap().read, Limit::none());
+    }
+}

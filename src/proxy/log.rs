@@ -9,6 +9,7 @@ use crate::filter::{Client, Error, Party, RequestId, Scheme, Target};
 use crate::observe::{Event, Failure, Observers, Timing, metrics};
 use crate::proxy::Ctx;
 use crate::proxy::failure::missed;
+use crate::proxy::outcome::expired;
 
 /// A request that never got as far as a session.
 pub(crate) struct Refused<'a> {
@@ -56,6 +57,7 @@ impl Drop for Ctx {
 
 fn close(ctx: &mut Ctx) {
     ctx.finished = true;
+    expired(ctx);
     ctx.attempt = None;
     ctx.connection.clock.clear_step();
     if let Some(failure) = &ctx.exchange.failure {

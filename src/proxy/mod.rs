@@ -15,6 +15,7 @@ mod head;
 mod judge;
 mod log;
 pub mod offline;
+mod outcome;
 mod overload;
 mod pace;
 mod reply;

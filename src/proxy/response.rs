@@ -12,6 +12,7 @@ use pingora_proxy::Session;
 use crate::filter::{Error, Party};
 use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
+use crate::proxy::outcome::{answered, invalid};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result};
 
@@ -22,21 +23,22 @@ const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "te", "trailer"
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         if let Err(reason) = judge(head) {
-            return Err(ended(ctx, Error::new(502, Party::Upstream, reason)));
+            return Err(refused(ctx, Error::new(502, Party::Upstream, reason)));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if !session.as_downstream().is_upgrade_req() {
                 let error = Error::new(502, Party::Upstream, "invalid_response");
-                return Err(ended(ctx, error.with_message("the endpoint switches protocols, which nobody asked for")));
+                return Err(refused(ctx, error.with_message("the endpoint switches protocols, which nobody asked for")));
             }
             open_tunnel(session, ctx);
+            answered(ctx, 101, Instant::now());
         } else {
             strip_hop_by_hop(head, !head.status.is_informational() && !session.as_downstream().is_http2());
             if head.status.is_informational() {
                 strip_framing(head);
                 ctx.informational = ctx.informational.saturating_add(1);
                 if ctx.informational > INFORMATIONAL_MAX {
-                    return Err(ended(ctx, Error::new(502, Party::Upstream, "informational_flood")));
+                    return Err(refused(ctx, Error::new(502, Party::Upstream, "informational_flood")));
                 }
                 return Ok(());
             }
@@ -48,9 +50,7 @@ impl Proxy {
                 ctx.connection.clock.respond();
             }
             let now = Instant::now();
-            if let Some(attempt) = &mut ctx.attempt {
-                attempt.answered(now);
-            }
+            answered(ctx, head.status.as_u16(), now);
             ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
             if let (Some(route), Some(took)) = (&ctx.route, ctx.timing.response) {
                 self.load.answered(route.overload(), took, now);
@@ -80,6 +80,12 @@ impl Proxy {
         }
         frame(session, head, ctx.route.as_ref().is_some_and(|route| route.chain.sees_response()))
     }
+}
+
+/// The endpoint's response can't be relied on.
+fn refused(ctx: &mut Ctx, error: Error) -> Box<PingoraError> {
+    invalid(ctx);
+    ended(ctx, error)
 }
 
 /// Whether a response is over with its head.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Version;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora_core::{Error as PingoraError, ErrorSource, ErrorType};
+use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -13,6 +13,7 @@ use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
 use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
+use crate::proxy::outcome::{broke, connecting};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
@@ -87,7 +88,7 @@ pub(super) fn connect_failed(
         endpoint.meter().connect_failed();
     }
     if let Some(mut attempt) = ctx.attempt.take() {
-        attempt.failed();
+        attempt.ended(connecting(&error), Instant::now());
     }
     let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
         let retries = upstream.retries();
@@ -115,11 +116,7 @@ pub(super) fn exchange_failed(
     ctx: &mut Ctx,
     reused: bool,
 ) -> Box<PingoraError> {
-    if *error.esource() == ErrorSource::Upstream
-        && let Some(attempt) = &mut ctx.attempt
-    {
-        attempt.failed();
-    }
+    broke(ctx, &error);
     let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some() || ctx.connection.clock.expired().is_some();
     let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
     if settled || !repeatable || session.response_written().is_some() {

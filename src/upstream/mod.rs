@@ -4,11 +4,13 @@
 //! `probe`. What a request needs of that is computed before it comes, and kept in a `table` of endpoints in the order
 //! of an algorithm in `balance`. A pick neither locks nor allocates.
 
+mod attempt;
 mod balance;
 mod directory;
 mod eligible;
 mod endpoint;
 mod members;
+mod outcome;
 mod probe;
 mod table;
 mod vitals;
@@ -20,8 +22,9 @@ use std::time::{Duration, Instant};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
 
+pub(crate) use self::attempt::Attempt;
 pub use self::endpoint::{Endpoint, EndpointError};
-pub(crate) use self::vitals::Attempt;
+pub(crate) use self::outcome::Outcome;
 
 use self::directory::Directory;
 use self::members::Members;

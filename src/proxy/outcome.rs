@@ -1,0 +1,60 @@
+//! How a try ended, in the words of [`Outcome`]: the only place where Pingora's errors and deadlines that passed become one.
+
+use std::time::Instant;
+
+use pingora_core::{Error as PingoraError, ErrorSource, ErrorType};
+
+use crate::proxy::{Ctx, Expired};
+use crate::upstream::Outcome;
+
+/// A connection could not be opened, for this reason.
+pub(super) fn connecting(error: &PingoraError) -> Outcome {
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,
+        _ => Outcome::ConnectError,
+    }
+}
+
+/// The head of the final response has come.
+pub(super) fn answered(ctx: &mut Ctx, status: u16, now: Instant) {
+    ended(ctx, Outcome::Answered(status), now);
+}
+
+/// What came is refused.
+pub(super) fn invalid(ctx: &mut Ctx) {
+    ended(ctx, Outcome::Invalid, Instant::now());
+}
+
+/// The exchange broke once there was a connection: whether the endpoint is to blame depends on the error, and on whose turn it was.
+pub(super) fn broke(ctx: &mut Ctx, error: &PingoraError) {
+    if ctx.connection.clock.expired().is_some() {
+        return expired(ctx);
+    }
+    if *error.esource() == ErrorSource::Upstream {
+        let outcome = match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
+            _ => Outcome::Invalid,
+        };
+        ended(ctx, outcome, Instant::now());
+    }
+}
+
+/// The exchange ends where it stands: should a deadline have passed that was the endpoint's to keep, it did not.
+pub(super) fn expired(ctx: &mut Ctx) {
+    let late = match ctx.connection.clock.expired() {
+        Some(Expired::Response | Expired::Read) => true,
+        // The time of the whole was over: while it was for the endpoint to begin its answer, it took too long.
+        Some(Expired::Exchange) => ctx.asked && !ctx.responding,
+        _ => false,
+    };
+    if late {
+        ended(ctx, Outcome::Timeout, Instant::now());
+    }
+}
+
+fn ended(ctx: &mut Ctx, outcome: Outcome, now: Instant) {
+    if let Some(attempt) = &mut ctx.attempt {
+        attempt.ended(outcome, now);
+    }
+}

@@ -131,6 +131,7 @@ fn counts_are_what_happened() {
             endpoint("selections_total", "bad", &gone.address(), 1),
             endpoint("selections_total", "down", &also_gone.address(), 0),
             endpoint("connect_failures_total", "bad", &gone.address(), 1),
+            endpoint("failures_total", "bad", &gone.address(), 1),
             endpoint("healthy", "good", &one.address(), 1),
             endpoint("healthy", "bad", &gone.address(), 1),
             "ravelin_requests_in_flight 0".to_owned(),

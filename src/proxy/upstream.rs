@@ -46,7 +46,7 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
     // The first try begins where routing ended, and that time has just been read.
     let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
     ctx.step = Some(began);
-    ctx.attempt = Some(upstream.begin(&endpoint, began));
+    ctx.attempt = Some(upstream.begin(endpoint.clone(), began));
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
     Ok(peer)

@@ -76,6 +76,13 @@ impl Endpoint {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn testing(port: u16) -> Self {
+        let address = SocketAddr::Inet(([127, 0, 0, 1], port).into());
+        let vitals = crate::upstream::vitals::Roster::default().of(&address);
+        Self::new("u", address, "u", &Timeouts::default(), &crate::observe::metrics().upstream("u"), vitals)
+    }
+
     /// Used only while no other is healthy.
     pub(super) fn into_backup(self) -> Self {
         Self { backup: true, ..self }

@@ -213,8 +213,8 @@ impl Upstream {
     }
 
     /// A request goes to this endpoint from now on.
-    pub(crate) fn begin(&self, endpoint: &Endpoint, now: Instant) -> Attempt {
-        Attempt::new(endpoint.vitals().clone(), now, matches!(self.section.balance, Balance::PeakEwma))
+    pub(crate) fn begin(&self, endpoint: Arc<Endpoint>, now: Instant) -> Attempt {
+        Attempt::new(endpoint, now, matches!(self.section.balance, Balance::PeakEwma))
     }
 
     /// Whether a healthy endpoint is left that is not in `tried`.

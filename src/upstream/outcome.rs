@@ -5,7 +5,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The head of the final response has come, with this status.
-    Answered(#[allow(dead_code, reason = "outlier detection reads it")] u16),
+    Answered(u16),
     /// A connection could not be opened: it was refused, or nobody is there.
     ConnectError,
     /// Nor within its time.
@@ -20,7 +20,6 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// Whether it speaks against the endpoint: all but an answer that is no 5xx.
-    #[allow(dead_code, reason = "outlier detection reads it")]
     pub(crate) fn is_failure(self) -> bool {
         !matches!(self, Self::Answered(status) if !(500..=599).contains(&status))
     }

@@ -111,14 +111,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{HashBalance, HashKey, Timeouts};
-    use crate::observe::metrics;
-    use crate::upstream::vitals::Roster;
+    use crate::config::{HashBalance, HashKey};
 
     fn place(number: usize, (weight, healthy): (u32, bool)) -> Place {
-        let address = SocketAddr::Inet(([127, 0, 0, 1], u16::try_from(number).unwrap() + 1).into());
-        let vitals = Roster::default().of(&address);
-        let endpoint = Endpoint::new("u", address, "u", &Timeouts::default(), &metrics().upstream("u"), vitals);
+        let endpoint = Endpoint::testing(u16::try_from(number).unwrap() + 1);
         Place { endpoint: Arc::new(endpoint), weight, healthy }
     }
 

@@ -213,6 +213,12 @@ impl Metrics {
             "Connections to the endpoint that could not be opened.",
             UpstreamMeter::write_connect_failures,
         );
+        family(
+            "ravelin_endpoint_failures_total",
+            "counter",
+            "Tries that the endpoint failed: no connection, no whole response in time, or a 5xx.",
+            UpstreamMeter::write_failures,
+        );
     }
 
     fn write_connections(&self, out: &mut Text<'_>) {
@@ -322,6 +328,7 @@ mod tests {
         endpoint.selected();
         endpoint.selected();
         endpoint.connect_failed();
+        endpoint.failed();
         let _open = listener.accepted();
         drop(listener.accepted());
         listener.refused("connections_per_client");

@@ -31,6 +31,7 @@ pub(crate) struct EndpointMeter {
 struct EndpointPart {
     selections: Count,
     connect_failures: Count,
+    failures: Count,
 }
 
 impl UpstreamMeter {
@@ -74,6 +75,10 @@ impl UpstreamMeter {
         self.write_endpoints(out, |part| &part.connect_failures);
     }
 
+    pub(super) fn write_failures(&self, out: &mut Text<'_>) {
+        self.write_endpoints(out, |part| &part.failures);
+    }
+
     fn write_endpoints(&self, out: &mut Text<'_>, count: impl Fn(&EndpointPart) -> &Count) {
         for endpoint in self.endpoints.all() {
             let labels = [("upstream", &*self.name), ("endpoint", &*endpoint.address)];
@@ -91,5 +96,10 @@ impl EndpointMeter {
     /// A connection to it could not be opened.
     pub(crate) fn connect_failed(&self) {
         self.parts.here().connect_failures.add(1);
+    }
+
+    /// A try ended in a way that speaks against it.
+    pub(crate) fn failed(&self) {
+        self.parts.here().failures.add(1);
     }
 }

@@ -223,7 +223,11 @@ cases! {
     upstream_health_check_two: upstream("    endpoints: [a:80]\n    health_check: {tcp: {}, http: {}}\n");
     upstream_health_check_key: upstream("    endpoints: [a:80]\n    health_check: {tcp: {intervall: 1s}}\n");
     upstream_timeouts: upstream("    endpoints: [a:80]\n    timeouts: {connect: 0s, read: 30, write: never, idle: 10 parsecs, total: 1s}\n");
-    upstream_retry: upstream("    endpoints: [a:80]\n    retry: {retries: 16, conditions: [connect_eror, timeout, 503], methods: [GET], backoff: {}, budget: {}, try_timeout: 1s, hedge: none}\n");
+    upstream_retry: upstream("    endpoints: [a:80]\n    retry: {retries: 16, conditions: [connect_eror, timeout, 505, 50x], methods: [get, PO ST], tries: 2}\n");
+    upstream_retry_budget: upstream("    endpoints: [a:80]\n    retry: {budget: {ratio: 120%, min: 10}}\n  b:\n    endpoints: [b:80]\n    retry: {budget: {ratio: 0.2, min: 5/h, max: 1}}\n  c:\n    endpoints: [c:80]\n    retry: {budget: {ratio: 0%, min: 0/s}}\n  d:\n    endpoints: [d:80]\n    retry: {budget: off}\n");
+    upstream_retry_times: upstream("    endpoints: [a:80]\n    retry: {backoff: {base: 1s}, try_timeout: 0s}\n  b:\n    endpoints: [b:80]\n    retry: {backoff: {base: 25, max: never}, try_timeout: 63s}\n  c:\n    endpoints: [c:80]\n    retry: {backoff: {base: 300ms, max: 200ms}, try_timeout: soon}\n");
+    upstream_retry_hedge_not_yet: upstream("    endpoints: [a:80]\n    retry: {retries: 0, hedge: {after: 95%}}\n");
+    upstream_try_longer_than_its_route: "upstreams: {u: {endpoints: [127.0.0.1:1], retry: {try_timeout: 2s}}, v: {endpoints: [127.0.0.1:2], retry: {try_timeout: 900ms}}}\n".to_owned() + LISTENERS + "routes:\n  one: {match: {paths: [/a]}, upstream: u, timeout: 1s}\n  two: {match: {paths: [/b]}, split: [{upstream: v, weight: 1}, {upstream: u, weight: 1}], timeout: 1s}\n  long: {match: {paths: [/c]}, upstream: u, timeout: 3s}\n";
     upstream_unused: upstream("    endpoints: [a:80]\n  other:\n    endpoints: [b:80]\n");
 
     // Routes.

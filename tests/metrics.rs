@@ -126,7 +126,7 @@ fn counts_are_what_happened() {
             "ravelin_request_duration_seconds_count{route=\"-\"} 2".to_owned(),
             "ravelin_upstream_response_seconds_count{upstream=\"good\"} 3".to_owned(),
             "ravelin_upstream_response_seconds_count{upstream=\"bad\"} 0".to_owned(),
-            "ravelin_upstream_retries_total{upstream=\"good\"} 0".to_owned(),
+            "ravelin_upstream_retry_budget_exhausted_total{upstream=\"good\"} 0".to_owned(),
             endpoint("selections_total", "good", &one.address(), 3),
             endpoint("selections_total", "bad", &gone.address(), 1),
             endpoint("selections_total", "down", &also_gone.address(), 0),
@@ -149,7 +149,7 @@ fn counts_are_what_happened() {
         let sample = text.lines().find_map(|sample| sample.strip_prefix(line)).unwrap_or_else(|| panic!("{line}\n{text}"));
         sample.trim().parse().unwrap()
     };
-    let retries = value("ravelin_upstream_retries_total{upstream=\"mixed\"}");
+    let retries = value("ravelin_upstream_retries_total{upstream=\"mixed\",reason=\"connect_error\"}");
     let failed = format!("ravelin_endpoint_connect_failures_total{{upstream=\"mixed\",endpoint=\"{}\"}}", refusing.address());
     assert!(retries >= 1);
     assert_eq!(value(&failed), retries);

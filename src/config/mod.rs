@@ -69,8 +69,8 @@ pub(crate) use single::decode_filter;
 pub use span::{Span, Spanned};
 pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use upstream::{
-    Balance, Endpoint, HashBalance, HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, Retry, RetryCondition,
-    TcpHealthCheck, Timeouts, Upstream,
+    Backoff, Balance, Budget, Endpoint, HashBalance, HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, NoBudget,
+    Retry, RetryBudget, RetryCondition, TcpHealthCheck, Timeouts, Upstream,
 };
 
 /// What a file means.

@@ -12,7 +12,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
     ("Listener", &["redirect_to_https", "http3", "tls"]),
     ("Upstream", &["discover", "protocol", "tls", "proxy_protocol", "outlier_detection", "slow_start", "sticky", "limits"]),
-    ("Retry", &["methods", "backoff", "budget", "try_timeout", "hedge"]),
+    ("Retry", &["hedge"]),
     ("Route", &["mirror", "files"]),
     ("Match", &["when"]),
     ("FilterEntry", &["when"]),
@@ -23,8 +23,7 @@ const KEYS: &[(&str, &[&str])] = &[
 const FILTER_KEYS: &[(&str, &[&str])] = &[];
 
 /// Values, be it as a word or as the key of a map: by the key under which they stand.
-const VALUES: &[(&str, &[&str])] =
-    &[("health_check", &["http", "grpc"]), ("conditions", &["reset", "timeout", "500", "502", "503", "504", "429"])];
+const VALUES: &[(&str, &[&str])] = &[("health_check", &["http", "grpc"])];
 
 /// Filters.
 const FILTERS: &[&str] = &[

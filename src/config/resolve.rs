@@ -71,6 +71,7 @@ pub(crate) fn resolve(
     let upstreams = resolver.upstreams(upstreams, tries);
     let default_filters = resolver.steps(&file.defaults.filters);
     let routes = resolver.routes(routes);
+    resolver.tries_within_routes(&routes, &upstreams);
     let errors = resolver.errors(errors);
     resolver.tests(&file.tests);
     let roots: HashSet<String> = std::mem::take(&mut resolver.used_chains);

@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 pub(crate) enum Expired {
     /// The head of the endpoint's response.
     Response,
+    /// Likewise, in the time that one try has.
+    Try,
     /// The next piece of the response's body.
     Read,
     /// The end of the whole exchange.
@@ -33,8 +35,9 @@ pub(crate) enum Expired {
 }
 
 impl Expired {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Response,
+        Self::Try,
         Self::Read,
         Self::Exchange,
         Self::Tunnel,
@@ -57,6 +60,7 @@ impl Expired {
             Self::BodyRate => 7,
             Self::Flood => 8,
             Self::Broken => 9,
+            Self::Try => 10,
         }
     }
 }
@@ -150,6 +154,17 @@ impl Clock {
     /// The endpoint's head is due within this time from `now`.
     pub(crate) fn await_response(&self, limit: Option<Duration>, now: Instant) {
         self.begin_step(Expired::Response, limit, now);
+    }
+
+    /// Likewise, where it is the time of one try that is the shorter.
+    pub(crate) fn await_try(&self, limit: Duration, now: Instant) {
+        self.begin_step(Expired::Try, Some(limit), now);
+    }
+
+    /// What was waited for in vain is asked for once more, elsewhere.
+    pub(crate) fn begin_again(&self) {
+        self.clear_step();
+        self.expired.store(0, Ordering::Relaxed);
     }
 
     /// The next piece of the endpoint's body is due within this time from `now`.
@@ -301,6 +316,19 @@ mod tests {
         assert_eq!(clock.look(), Err(Expired::Response));
         clock.reset();
         assert_eq!(clock.look(), Ok(None));
+    }
+
+    #[test]
+    fn a_try_that_took_too_long_may_be_begun_again_but_not_the_exchange() {
+        let clock = Clock::new();
+        let now = Instant::now();
+        clock.await_try(Duration::ZERO, now);
+        assert_eq!(clock.look(), Err(Expired::Try));
+        clock.begin_again();
+        assert_eq!(clock.look(), Ok(None));
+        clock.limit_exchange(Duration::ZERO, now);
+        clock.begin_again();
+        assert_eq!(clock.look(), Err(Expired::Exchange));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
 use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
+use crate::proxy::retry::Tries;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
 use crate::upstream::Attempt;
@@ -74,8 +75,10 @@ pub(crate) struct Ctx {
     pub(super) replacement: Option<Reply>,
     /// The cookie that keeps the client on its side of a split.
     pub(super) stick: Option<HeaderValue>,
-    /// How many connections could not be opened.
-    pub(super) connect_failures: u32,
+    /// How often it was tried again, and what is next.
+    pub(super) tries: Tries,
+    /// When the current try began.
+    pub(super) try_began: Option<Instant>,
     /// How many informational responses have come.
     pub(super) informational: u8,
     /// The head of the final response has come.
@@ -141,7 +144,8 @@ impl Ctx {
             attempt: None,
             replacement: None,
             stick: None,
-            connect_failures: 0,
+            tries: Tries::default(),
+            try_began: None,
             informational: 0,
             responding: false,
             asked: false,

@@ -21,6 +21,7 @@ mod pace;
 mod reply;
 mod request;
 mod response;
+mod retry;
 mod settle;
 mod split;
 pub mod trace;
@@ -56,11 +57,15 @@ pub(crate) struct Proxy {
     observers: Arc<Observers>,
     via: Via,
     load: Arc<Load>,
+    /// How often Pingora tries a request at most.
+    max_tries: u32,
 }
 
 impl Proxy {
-    pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>) -> Self {
-        Self { store, observers, via: Via::new(), load: Arc::new(Load::new()) }
+    /// `max_tries`: how often Pingora tries a request at most.
+    pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, max_tries: usize) -> Self {
+        let max_tries = u32::try_from(max_tries).unwrap_or(u32::MAX);
+        Self { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries }
     }
 }
 
@@ -87,7 +92,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        upstream::select(session, ctx)
+        upstream::select(session, ctx).await
     }
 
     async fn connected_to_upstream(
@@ -107,26 +112,30 @@ impl ProxyHttp for Proxy {
     fn fail_to_connect(
         &self,
         session: &mut Session,
-        peer: &HttpPeer,
+        _: &HttpPeer,
         ctx: &mut Box<Ctx>,
         error: Box<pingora_core::Error>,
     ) -> Box<pingora_core::Error> {
-        upstream::connect_failed(session, peer, ctx, error)
+        upstream::connect_failed(session, ctx, error, self.max_tries)
     }
 
     fn error_while_proxy(
         &self,
-        peer: &HttpPeer,
+        _: &HttpPeer,
         session: &mut Session,
         error: Box<pingora_core::Error>,
         ctx: &mut Box<Ctx>,
         reused: bool,
     ) -> Box<pingora_core::Error> {
-        upstream::exchange_failed(peer, session, error, ctx, reused)
+        upstream::exchange_failed(session, error, ctx, reused, self.max_tries)
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, head: &mut RequestHeader, ctx: &mut Box<Ctx>) -> Result<()> {
         upstream::prepare_request(session, head, ctx, self).await
+    }
+
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Box<Ctx>) -> Result<()> {
+        retry::by_status(session, head, ctx, self.max_tries)
     }
 
     async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Box<Ctx>) -> Result<()> {

@@ -15,27 +15,47 @@ use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::outcome::{broke, connecting};
 use crate::proxy::response::lacks_descriptors;
+use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
-use crate::proxy::{Ctx, Proxy, Result, affinity};
+use crate::proxy::{Ctx, Expired, Proxy, Result, affinity};
+use crate::upstream::Attempt;
 
-/// Picks an endpoint for this try.
-pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+/// Picks an endpoint for this try, once it is its time.
+pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
     ctx.connection.clock.clear_step();
+    if let Some(wait) = ctx.tries.wait() {
+        tokio::time::sleep(wait).await;
+    }
     let Some(upstream) = &ctx.exchange.upstream else {
         return Err(ended(ctx, Error::internal("no upstream was chosen")));
     };
+    if ctx.tried.len() > 1 && !upstream.has_other(&ctx.tried) {
+        // All have failed it once: any but the last may be asked again.
+        let last = ctx.tried.pop();
+        ctx.tried.clear();
+        ctx.tried.extend(last);
+    }
     let key = affinity::key(upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
     let Some(endpoint) = upstream.select(&ctx.tried, key) else {
         let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
         return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
     };
     let mut peer = Box::new(endpoint.peer().clone());
+    let try_timeout = upstream.retries().try_timeout();
     if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
         // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops
         // taking a body keeps Pingora from reading the client, where the clock is looked at. And a stream can't be told by a read that
         // its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
         peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
+        if session.as_downstream().is_http2() {
+            peer.options.read_timeout = peer.options.read_timeout.into_iter().chain(try_timeout).min();
+        }
+    }
+    if let Some(limit) = try_timeout {
+        let options = &mut peer.options;
+        options.connection_timeout = options.connection_timeout.into_iter().chain([limit]).min();
+        options.total_connection_timeout = options.total_connection_timeout.into_iter().chain([limit]).min();
     }
     if !session.req_header().headers.keys().any(is_hop_by_hop) {
         // Pingora looks for each of these fields, in two maps. One walk has found that there is none.
@@ -43,9 +63,16 @@ pub(super) fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPee
     }
     endpoint.meter().selected();
     ctx.exchange.tries += 1;
+    if ctx.exchange.tries == 1 {
+        upstream.meter().began();
+    } else {
+        // What was sent of the request is sent anew.
+        (ctx.received, ctx.asked) = (0, false);
+    }
     // The first try begins where routing ended, and that time has just been read.
     let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
     ctx.step = Some(began);
+    ctx.try_began = Some(began);
     ctx.attempt = Some(upstream.begin(endpoint.clone(), began));
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
@@ -73,60 +100,50 @@ pub(super) fn connected(session: &mut Session, reused: bool, ctx: &mut Ctx) {
 
 /// A connection could not be opened: nothing was sent, so another endpoint may be asked whatever the method.
 pub(super) fn connect_failed(
-    session: &mut Session,
-    peer: &HttpPeer,
+    session: &Session,
     ctx: &mut Ctx,
     mut error: Box<PingoraError>,
+    max_tries: u32,
 ) -> Box<PingoraError> {
     if lacks_descriptors(&error) {
         error.set_retry(false);
         return error;
     }
-    ctx.tried.push(peer._address.clone());
-    ctx.connect_failures += 1;
     if let Some(endpoint) = &ctx.exchange.endpoint {
         endpoint.meter().connect_failed();
     }
+    let outcome = connecting(&error);
     if let Some(mut attempt) = ctx.attempt.take() {
-        attempt.ended(connecting(&error), Instant::now());
+        attempt.ended(outcome, Instant::now());
     }
-    let another = ctx.exchange.upstream.as_ref().is_some_and(|upstream| {
-        let retries = upstream.retries();
-        retries.on_connect_error && ctx.connect_failures <= retries.max && upstream.has_other(&ctx.tried)
-    });
-    let retry = another && !session.as_ref().retry_buffer_truncated() && ctx.connection.clock.expired().is_none();
+    let over = ctx.connection.clock.expired().is_some();
+    let retry = !over && retry::again(session, ctx, outcome, Circumstances::default(), max_tries);
     error.set_retry(retry);
-    if retry {
-        log::info!(
-            "connect failed, trying another endpoint endpoint={} id={} error={}",
-            peer._address,
-            ctx.exchange.id,
-            error.etype().as_str()
-        );
-    }
     error
 }
 
-/// An exchange broke. It is tried again only where the connection had been waiting in the pool, the endpoint may have closed it
-/// for that, the method can be repeated, and the client has seen nothing.
+/// An exchange broke, or its answer was given up for another try.
 pub(super) fn exchange_failed(
-    peer: &HttpPeer,
-    session: &mut Session,
+    session: &Session,
     mut error: Box<PingoraError>,
     ctx: &mut Ctx,
     reused: bool,
+    max_tries: u32,
 ) -> Box<PingoraError> {
-    broke(ctx, &error);
-    let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some() || ctx.connection.clock.expired().is_some();
-    let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-    if settled || !repeatable || session.response_written().is_some() {
-        error.set_retry(false);
-    } else {
-        error.retry.decide_reuse(reused);
+    let retry = ctx.tries.gave_up() || {
+        broke(ctx, &error);
+        let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some();
+        // A deadline that passed is the end of it, unless it was for this try alone.
+        let over = ctx.connection.clock.expired().is_some_and(|expired| !matches!(expired, Expired::Try | Expired::Response));
+        let outcome = ctx.attempt.as_ref().and_then(Attempt::outcome).filter(|_| !settled && !over);
+        let circumstances = Circumstances { reused, ..Circumstances::default() };
+        outcome.is_some_and(|outcome| retry::again(session, ctx, outcome, circumstances, max_tries))
+    };
+    if retry {
+        // It counts at the endpoint until it is dropped, and the next one may have to wait.
+        ctx.attempt = None;
     }
-    if error.retry() {
-        ctx.tried.push(peer._address.clone());
-    }
+    error.set_retry(retry);
     error
 }
 
@@ -228,7 +245,18 @@ fn await_response(ctx: &Ctx, body: bool) {
         let filtered = ctx.route.as_ref().is_some_and(|route| route.chain.sees_upstream_request());
         let at_once = !body && ctx.received == 0 && !filtered;
         let ended = ctx.step.filter(|_| at_once).unwrap_or_else(Instant::now);
-        ctx.connection.clock.await_response(upstream.deadlines().response, ended);
+        let limit = upstream.deadlines().response;
+        // The time that it took to connect is the try's, but not that in which the client sent its body. Of a stream Pingora keeps it.
+        let spent = if ctx.received == 0 {
+            ctx.try_began.map_or(Duration::ZERO, |began| ended.duration_since(began))
+        } else {
+            Duration::ZERO
+        };
+        let of_try = upstream.retries().try_timeout().filter(|_| ctx.connection.stream.is_none());
+        match of_try.map(|of_try| of_try.saturating_sub(spent)) {
+            Some(of_try) if limit.is_none_or(|limit| of_try < limit) => ctx.connection.clock.await_try(of_try, ended),
+            _ => ctx.connection.clock.await_response(limit, ended),
+        }
     }
 }
 

@@ -259,7 +259,10 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     let conf = ServerConf { daemon: false, user: None, group: None, ..boot.pingora };
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
-    let proxy = Arc::new(http_proxy(&server.configuration, Proxy::new(store.clone(), observers.clone())));
+    let proxy = Arc::new(http_proxy(
+        &server.configuration,
+        Proxy::new(store.clone(), observers.clone(), server.configuration.max_retries),
+    ));
     let drain = Arc::new(Drain::new());
     let successors = Arc::new(Successors::new(seat.offers, [seat.uid, geteuid().as_raw()]));
     let (settled, is_settled) = watch::channel(false);

@@ -32,6 +32,12 @@ impl Method {
     }
 }
 
+impl From<http::Method> for Method {
+    fn from(method: http::Method) -> Self {
+        Self(method)
+    }
+}
+
 /// GET.
 impl Default for Method {
     fn default() -> Self {

@@ -13,6 +13,11 @@ pub struct Percent(u8);
 pub struct PercentError(String);
 
 impl Percent {
+    /// This share; one of more than the whole is the whole.
+    pub(crate) const fn of(number: u8) -> Self {
+        if number > 100 { Self(100) } else { Self(number) }
+    }
+
     /// From 0 to 100.
     #[must_use]
     pub const fn get(self) -> u8 {

@@ -12,6 +12,7 @@ mod endpoint;
 mod members;
 mod outcome;
 mod probe;
+pub(crate) mod retry;
 mod table;
 mod vitals;
 
@@ -29,7 +30,7 @@ pub(crate) use self::outcome::Outcome;
 use self::directory::Directory;
 use self::members::Members;
 use self::table::Ask;
-use crate::config::{self, Balance, HashKey, HostHeader, RetryCondition};
+use crate::config::{self, Balance, HashKey, HostHeader};
 use crate::observe::{UpstreamMeter, metrics};
 use crate::types::Address;
 
@@ -40,7 +41,7 @@ pub struct Upstream {
     /// Counts picks, whatever becomes of the endpoints: nobody begins anew because another came or went.
     turn: AtomicUsize,
     deadlines: Deadlines,
-    retries: Retries,
+    retries: retry::Policy,
     section: config::Upstream,
     meter: Arc<UpstreamMeter>,
 }
@@ -59,15 +60,6 @@ pub(crate) struct Candidate {
     pub(crate) address: String,
     pub(crate) weight: u32,
     pub(crate) healthy: bool,
-}
-
-/// When another endpoint is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retries {
-    /// How often, after the first try.
-    pub max: u32,
-    /// Whether a connection that could not be opened is a reason.
-    pub on_connect_error: bool,
 }
 
 /// How long an exchange with an endpoint may wait for the next step; `None`: for ever.
@@ -89,10 +81,7 @@ impl Upstream {
         let meter = metrics().upstream(name);
         let roster = previous.map_or_else(Arc::default, |previous| previous.members.roster().clone());
         let directory = Directory::new(name, &section, meter.clone(), roster)?;
-        let retries = Retries {
-            max: section.retry.retries,
-            on_connect_error: section.retry.conditions.contains(&RetryCondition::ConnectError),
-        };
+        let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
         let deadlines = Deadlines { response: limit(&section.timeouts.response), read: limit(&section.timeouts.read) };
         let members = Members::new(name, &section, directory);
@@ -104,7 +93,7 @@ impl Upstream {
         let section = config::Upstream::nowhere();
         let meter = metrics().upstream(name);
         let members = Members::new(name, &section, Directory::empty(name, meter.clone()));
-        let retries = Retries { max: 0, on_connect_error: false };
+        let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let deadlines = Deadlines { response: None, read: None };
         Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter }
     }
@@ -125,10 +114,14 @@ impl Upstream {
         self.section == *section
     }
 
-    /// When another endpoint is tried.
-    #[must_use]
-    pub fn retries(&self) -> Retries {
-        self.retries
+    /// When a request is tried again.
+    pub(crate) fn retries(&self) -> &retry::Policy {
+        &self.retries
+    }
+
+    /// The same as the file has it.
+    pub(crate) fn retry_settings(&self) -> &config::Retry {
+        &self.section.retry
     }
 
     /// How long an exchange may wait.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::proxy::trace::{Action, Candidate, Endpoint, Side, Target, Trace};
+use crate::proxy::trace::{Action, Candidate, Endpoint, Retry, Side, Target, Trace};
 
 /// Shows a trace.
 pub(in crate::cli) struct Text<'a> {
@@ -208,6 +208,23 @@ fn upstream_of(f: &mut fmt::Formatter<'_>, upstream: &Target) -> fmt::Result {
         _ => "in turn,",
     };
     writeln!(f, "\nForwarded to upstream `{}`: {order} {}", upstream.name, list.join(", "))?;
-    let Target { connect_timeout, response_timeout, read_timeout, retries, .. } = upstream;
-    writeln!(f, "  timeouts: connect {connect_timeout}, response {response_timeout}, read {read_timeout}; retries: {retries}")
+    let Target { connect_timeout, response_timeout, read_timeout, retry, .. } = upstream;
+    write!(f, "  timeouts: connect {connect_timeout}, response {response_timeout}, read {read_timeout}")?;
+    if let Some(limit) = &retry.try_timeout {
+        write!(f, ", each try {limit}")?;
+    }
+    writeln!(f)?;
+    retries(f, upstream.retries, retry)
+}
+
+fn retries(f: &mut fmt::Formatter<'_>, retries: u32, retry: &Retry) -> fmt::Result {
+    if retries == 0 || retry.conditions.is_empty() {
+        return writeln!(f, "  retries: none");
+    }
+    let Retry { conditions, backoff_base, backoff_max, budget, .. } = retry;
+    let waits = format!("each waits up to {backoff_base}, and longer up to {backoff_max}");
+    let budget = budget
+        .as_ref()
+        .map_or_else(|| "no budget".to_owned(), |(ratio, min)| format!("all together at most {ratio} of the requests and {min}"));
+    writeln!(f, "  retries: {retries} after {}; {waits}; {budget}", conditions.join(", "))
 }

@@ -6,8 +6,8 @@ use super::Resolver;
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{HealthCheck, HealthCheckWord, Named, Span, Upstream};
-use crate::types::Address;
+use crate::config::{Action, Backoff, HealthCheck, HealthCheckWord, Named, Route, Span, Upstream};
+use crate::types::{Address, Duration, Percent, WordOr};
 
 impl Resolver<'_> {
     /// `tries`: how often a request is tried at most, whatever an upstream says.
@@ -18,6 +18,7 @@ impl Resolver<'_> {
             self.endpoints(&upstream, entry.node, entry.decoded.whole);
             self.health(&upstream, entry.node);
             self.retries(&upstream, entry.node, tries);
+            self.retry_times(&upstream, entry.node);
             upstreams.push(Named { name: entry.name, value: upstream });
         }
         upstreams
@@ -71,6 +72,64 @@ impl Resolver<'_> {
         if usize::try_from(retries).is_ok_and(|retries| retries >= tries) && !self.tree.node(given).broken {
             let message = format!("`max_retries: {tries}` ends a request before its last retry: it counts the first try too");
             self.report.push(Diagnostic::error(self.tree.place(given), message).hint("write less here, or raise `max_retries`"));
+        }
+    }
+
+    /// Times and shares that would never have an effect, or let none of the retries happen.
+    fn retry_times(&mut self, upstream: &Upstream, node: NodeId) {
+        let retry = &upstream.retry;
+        let Backoff { base, max } = retry.backoff;
+        if base > max
+            && let Some(given) = self.tree.at(node, &["retry", "backoff"]).filter(|given| !self.tree.node(*given).broken)
+        {
+            let message = format!("the first retry would wait up to {base}, but none may wait longer than {max}");
+            let hint = "write a `base` that is not above `max`";
+            self.report.push(Diagnostic::error(self.tree.place(given), message).hint(hint));
+        }
+        if let WordOr::Map(budget) = &retry.budget
+            && budget.ratio == Percent::default()
+            && budget.min.is_zero()
+            && let Some(given) = self.tree.at(node, &["retry", "budget"])
+        {
+            let message = "this budget allows no retry at all";
+            self.report.push(Diagnostic::error(self.tree.place(given), message).hint("for that, write `retries: 0`"));
+        }
+        let most = upstream.timeouts.connect.get().zip(upstream.timeouts.response.get());
+        if let (Some(limit), Some((connect, response))) = (retry.try_timeout.get(), most)
+            && limit.get() >= connect.get() + response.get()
+            && let Some(given) = self.tree.at(node, &["retry", "try_timeout"])
+        {
+            let message =
+                format!("no try can take as long: `timeouts` end it after {connect} for the connection and {response} more");
+            self.report.push(Diagnostic::warning(self.tree.place(given), message).hint("write less, or remove it"));
+        }
+    }
+
+    /// A try that may take as long as its whole exchange leaves no time for another.
+    pub(super) fn tries_within_routes(&mut self, routes: &[Named<Route>], upstreams: &[Named<Upstream>]) {
+        let limits: HashMap<&str, (Duration, Span)> = upstreams
+            .iter()
+            .filter_map(|upstream| {
+                let limit = upstream.value.retry.try_timeout.get()?;
+                Some((upstream.name.as_str(), (limit, upstream.name.span)))
+            })
+            .collect();
+        for route in routes {
+            let Some(whole) = route.value.timeout.get() else { continue };
+            let names: Vec<&str> = match &route.value.action {
+                Action::Upstream(name) => vec![name.as_str()],
+                Action::Split(sides, _) => sides.iter().map(|side| side.upstream.as_str()).collect(),
+                Action::Redirect(_) | Action::Respond(_) => Vec::new(),
+            };
+            for (name, (limit, place)) in names.into_iter().filter_map(|name| Some((name, *limits.get(name)?))) {
+                if limit >= whole {
+                    let message = format!(
+                        "`timeout: {whole}` ends this route's requests before a try may: `try_timeout` of `{name}` is {limit}"
+                    );
+                    let diagnostic = Diagnostic::warning(route.name.span, message);
+                    self.report.push(diagnostic.hint("give a try less time, or the route more").related(place, "the upstream"));
+                }
+            }
         }
     }
 }

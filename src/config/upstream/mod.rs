@@ -15,7 +15,7 @@ use crate::types::{Authority, Percent};
 pub use self::balance::{Balance, HashBalance, HashKey};
 pub use self::endpoint::Endpoint;
 pub use self::health::{HealthCheck, HealthCheckMap, HealthCheckWord, TcpHealthCheck};
-pub use self::retry::{Retry, RetryCondition};
+pub use self::retry::{Backoff, Budget, NoBudget, Retry, RetryBudget, RetryCondition};
 pub use self::timeouts::Timeouts;
 
 /// A group of endpoints that serve the same thing.
@@ -39,7 +39,7 @@ pub struct Upstream {
     /// How long each step of an exchange with an endpoint may take.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// When another endpoint is tried.
+    /// When a request is tried again.
     #[serde(default)]
     pub retry: Retry,
 }
@@ -94,7 +94,9 @@ mod tests {
         assert_eq!(upstream.host, HostHeader::Preserve);
         assert_eq!(upstream.health_check, WordOr::Word(HealthCheckWord::Tcp));
         assert_eq!(upstream.timeouts, decoded("{connect: 3s, response: 60s, read: 60s, write: 60s, idle: 60s}").unwrap());
-        assert_eq!(upstream.retry, decoded("{retries: 1, conditions: [connect_error]}").unwrap());
+        let retry = "{retries: 1, conditions: [connect_error], methods: [GET, HEAD, OPTIONS, PUT, DELETE], \
+                     backoff: {base: 25ms, max: 250ms}, budget: {ratio: 20%, min: 10/s}, try_timeout: none}";
+        assert_eq!(upstream.retry, decoded(retry).unwrap());
         let check = "{tcp: {interval: 2s, timeout: 1s, healthy_after: 1, unhealthy_after: 2}}";
         let given: HealthCheck = decoded(check).unwrap();
         assert_eq!(given, WordOr::Map(HealthCheckMap::Tcp(TcpHealthCheck::default())));

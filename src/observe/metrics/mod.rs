@@ -25,7 +25,7 @@ use std::sync::{Arc, LazyLock};
 pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::RouteMeter;
 pub(crate) use self::text::{CONTENT_TYPE, Text};
-pub(crate) use self::upstream::{EndpointMeter, UpstreamMeter};
+pub(crate) use self::upstream::{EndpointMeter, REASONS, UpstreamMeter};
 
 use self::cells::{Count, Sharded};
 use self::identity::Identities;
@@ -107,7 +107,7 @@ impl Metrics {
     pub(crate) fn record(&self, event: &Event<'_>, route: Option<&RouteMeter>, upstream: Option<&Arc<UpstreamMeter>>) {
         route.unwrap_or(&self.unrouted).finished(upstream, event.status, event.duration);
         if let Some(upstream) = upstream {
-            upstream.finished(event.timing.response, event.tries);
+            upstream.finished(event.timing.response);
         }
         if let Some(failure) = event.failure {
             self.failures.add((failure.party, failure.reason));
@@ -200,7 +200,13 @@ impl Metrics {
             "Time from the connection to an endpoint to the head of its response.",
             UpstreamMeter::write_responses,
         );
-        family("ravelin_upstream_retries_total", "counter", "Tries after the first.", UpstreamMeter::write_retries);
+        family("ravelin_upstream_retries_total", "counter", "Tries after the first, by reason.", UpstreamMeter::write_retries);
+        family(
+            "ravelin_upstream_retry_budget_exhausted_total",
+            "counter",
+            "Requests that were not tried again since the retry budget was spent.",
+            UpstreamMeter::write_over_budget,
+        );
         family(
             "ravelin_endpoint_selections_total",
             "counter",
@@ -325,6 +331,9 @@ mod tests {
         let metrics: &'static Metrics = Box::leak(Box::new(Metrics::new()));
         let (route, upstream, listener) = (metrics.route("api"), metrics.upstream("app"), metrics.listener("main"));
         let endpoint = upstream.endpoint("10.0.0.1:80");
+        upstream.began();
+        upstream.retried(1);
+        upstream.over_budget();
         endpoint.selected();
         endpoint.selected();
         endpoint.connect_failed();

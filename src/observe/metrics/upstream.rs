@@ -8,6 +8,10 @@ use super::histogram::Buckets;
 use super::identity::Identities;
 use super::text::Text;
 
+/// Why a request is tried again.
+pub(crate) const REASONS: [&str; 9] =
+    ["stale_connection", "connect_error", "reset", "timeout", "429", "500", "502", "503", "504"];
+
 /// The numbers of an upstream.
 pub(crate) struct UpstreamMeter {
     name: Box<str>,
@@ -18,7 +22,10 @@ pub(crate) struct UpstreamMeter {
 #[derive(Default)]
 struct Part {
     responses: Buckets,
-    retries: Count,
+    requests: Count,
+    /// By reason.
+    retries: [Count; REASONS.len()],
+    over_budget: Count,
 }
 
 /// The numbers of one endpoint.
@@ -48,14 +55,32 @@ impl UpstreamMeter {
         self.endpoints.of(address, || EndpointMeter { address: address.into(), parts: Sharded::new() })
     }
 
-    /// A request is over that went here: how long the head of its response took, if one came, and how often it was tried.
-    pub(super) fn finished(&self, response: Option<Duration>, tries: u32) {
-        let part = self.parts.here();
-        if let Some(response) = response {
-            part.responses.observe(response);
+    /// A request is given to it, for the first time.
+    pub(crate) fn began(&self) {
+        self.parts.here().requests.add(1);
+    }
+
+    /// How many requests it has been given.
+    pub(crate) fn requests(&self) -> u64 {
+        self.parts.sum(|part| part.requests.get())
+    }
+
+    /// A request is tried again, for the reason at this place in [`REASONS`].
+    pub(crate) fn retried(&self, reason: usize) {
+        if let Some(count) = self.parts.here().retries.get(reason) {
+            count.add(1);
         }
-        if tries > 1 {
-            part.retries.add(u64::from(tries - 1));
+    }
+
+    /// A request is not tried again since the budget for that is spent.
+    pub(crate) fn over_budget(&self) {
+        self.parts.here().over_budget.add(1);
+    }
+
+    /// A request is over that went here: how long the head of its response took, if one came.
+    pub(super) fn finished(&self, response: Option<Duration>) {
+        if let Some(response) = response {
+            self.parts.here().responses.observe(response);
         }
     }
 
@@ -64,7 +89,16 @@ impl UpstreamMeter {
     }
 
     pub(super) fn write_retries(&self, out: &mut Text<'_>) {
-        out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.retries.get()));
+        for (place, reason) in REASONS.iter().enumerate() {
+            let count = self.parts.sum(|part| part.retries[place].get());
+            if count > 0 {
+                out.sample(&[("upstream", &self.name), ("reason", reason)], count);
+            }
+        }
+    }
+
+    pub(super) fn write_over_budget(&self, out: &mut Text<'_>) {
+        out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.over_budget.get()));
     }
 
     pub(super) fn write_selections(&self, out: &mut Text<'_>) {

@@ -161,8 +161,25 @@ pub struct Target {
     pub response_timeout: String,
     /// Between two reads of its body.
     pub read_timeout: String,
-    /// How many more endpoints may be tried.
+    /// How often it may be tried again.
     pub retries: u32,
+    /// When it would be.
+    pub retry: Retry,
+}
+
+/// When a request would be tried again.
+#[derive(Debug, Clone, Serialize)]
+pub struct Retry {
+    /// The reasons that hold for its method.
+    pub conditions: Vec<&'static str>,
+    /// The first retry waits so long at most.
+    pub backoff_base: String,
+    /// Any retry waits so long at most.
+    pub backoff_max: String,
+    /// What share of the requests may be retries, and how many beside these. `None`: there is no budget.
+    pub budget: Option<(String, String)>,
+    /// How long one try may take.
+    pub try_timeout: Option<String>,
 }
 
 /// An endpoint.

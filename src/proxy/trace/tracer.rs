@@ -6,20 +6,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use pingora_http::RequestHeader;
 
-use crate::config::Span;
+use crate::config::{self, RetryCondition, Span};
 use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::request::{Act, act};
 use crate::proxy::split::choose;
-use crate::proxy::trace::{Action, Asked, Candidate, Endpoint, Outcome, Sent, Side, Step, Taken, Target, Trace};
+use crate::proxy::trace::{Action, Asked, Candidate, Endpoint, Outcome, Retry, Sent, Side, Step, Taken, Target, Trace};
 use crate::proxy::upstream::address;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::router::Verdict;
 use crate::runtime::{self, Matched, Snapshot};
-use crate::types::carries_a_secret;
+use crate::types::{WordOr, carries_a_secret};
+use crate::upstream::retry::Reason;
 
 /// What a trace is made with.
 pub(in crate::proxy) struct Tracer<'a> {
@@ -204,7 +205,8 @@ impl Tracer<'_> {
             connect_timeout: timeouts.connect.to_string(),
             response_timeout: timeouts.response.to_string(),
             read_timeout: timeouts.read.to_string(),
-            retries: upstream.retries().max,
+            retries: upstream.retry_settings().retries,
+            retry: retry(upstream.retry_settings(), exchange.target.method()),
         });
         if outlook.next.is_none() {
             trace.outcome = Outcome {
@@ -215,6 +217,22 @@ impl Tracer<'_> {
             };
         }
         exchange.endpoint = outlook.next;
+    }
+}
+
+fn retry(settings: &config::Retry, method: &http::Method) -> Retry {
+    let listed = settings.methods.iter().any(|listed| listed.as_http() == method);
+    let holds = |condition: &&RetryCondition| listed || **condition == RetryCondition::ConnectError;
+    let conditions = settings.conditions.iter().filter(holds).map(|condition| Reason::Condition(*condition).word());
+    Retry {
+        conditions: conditions.collect(),
+        backoff_base: settings.backoff.base.to_string(),
+        backoff_max: settings.backoff.max.to_string(),
+        budget: match &settings.budget {
+            WordOr::Word(_) => None,
+            WordOr::Map(budget) => Some((budget.ratio.to_string(), budget.min.to_string())),
+        },
+        try_timeout: settings.try_timeout.get().map(|limit| limit.to_string()),
     }
 }
 

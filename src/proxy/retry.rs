@@ -1,0 +1,120 @@
+//! Whether a request is tried again: what is known of it goes to the upstream's policy, and what that says to Pingora.
+//!
+//! Pingora asks nobody whether a retry makes sense. Its loop never looks whether the client has been sent something, and its copy of a
+//! body is of 64 KiB: beyond, there is none, and it would send what is left. Both are facts that the policy is told.
+
+use std::time::{Duration, Instant};
+
+use http::header::RETRY_AFTER;
+use pingora_core::{Error as PingoraError, ErrorType};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::proxy::judge::judge;
+use crate::proxy::outcome::answered;
+use crate::proxy::{Ctx, Result};
+use crate::upstream::Outcome;
+use crate::upstream::retry::{Again, Facts, Refusal, Retried, Verdict};
+
+/// What a request has behind it, and what is next.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    retried: Retried,
+    /// How long the next try waits.
+    wait: Option<Duration>,
+    /// The answer that came is given up for another try: Pingora is told so by an error.
+    given_up: bool,
+}
+
+impl Tries {
+    /// How long this try waits before it begins.
+    pub(super) fn wait(&mut self) -> Option<Duration> {
+        self.wait.take().filter(|wait| !wait.is_zero())
+    }
+
+    /// Whether the exchange broke since its answer was given up.
+    pub(super) fn gave_up(&mut self) -> bool {
+        std::mem::take(&mut self.given_up)
+    }
+}
+
+/// What only this try knows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Circumstances {
+    /// The connection had been waiting in the pool.
+    pub(super) reused: bool,
+    /// The answer says when to come back.
+    pub(super) retry_after: bool,
+}
+
+/// An answer that may not be the last word: if the request can be tried again, it ends here. Otherwise it goes on to the client.
+pub(super) fn by_status(session: &Session, head: &ResponseHeader, ctx: &mut Ctx, max_tries: u32) -> Result<()> {
+    let status = head.status.as_u16();
+    let minds = ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(status));
+    if !minds || judge(head).is_err() {
+        return Ok(());
+    }
+    let retry_after = head.headers.get_all(RETRY_AFTER).iter().any(|value| value != "0");
+    let circumstances = Circumstances { retry_after, ..Circumstances::default() };
+    if !again(session, ctx, Outcome::Answered(status), circumstances, max_tries) {
+        return Ok(());
+    }
+    answered(ctx, status, Instant::now());
+    ctx.tries.given_up = true;
+    Err(PingoraError::new_up(ErrorType::HTTPStatus(status)))
+}
+
+/// Whether the request is tried again. If so, all is prepared for that.
+pub(super) fn again(
+    session: &Session,
+    ctx: &mut Ctx,
+    outcome: Outcome,
+    Circumstances { reused, retry_after }: Circumstances,
+    max_tries: u32,
+) -> bool {
+    let Some(upstream) = ctx.exchange.upstream.clone() else { return false };
+    if let Some(endpoint) = &ctx.exchange.endpoint {
+        ctx.tried.push(endpoint.address().clone());
+    }
+    // A filter that has seen the body would see it twice.
+    let seen = ctx.received > 0 && ctx.route.as_ref().is_some_and(|route| route.chain.sees_request_body());
+    let facts = Facts {
+        method: &session.req_header().method,
+        retried: ctx.tries.retried,
+        replayable: !seen && !session.as_ref().retry_buffer_truncated(),
+        shown: ctx.responding || ctx.tunnel || session.response_written().is_some(),
+        reused,
+        another: upstream.has_other(&ctx.tried),
+        allowed: ctx.exchange.tries < max_tries,
+        retry_after,
+        left: ctx.connection.clock.left(),
+        requests: upstream.meter().requests(),
+    };
+    match upstream.retries().judge(outcome, &facts, Instant::now(), || fastrand::u64(..)) {
+        Verdict::Again(Again { reason, wait, retried }) => {
+            ctx.tries.retried = retried;
+            ctx.tries.wait = Some(wait);
+            ctx.connection.clock.begin_again();
+            upstream.meter().retried(reason.place());
+            if ctx.observers.may_say("trying_again") {
+                log::info!(
+                    "trying again reason={} endpoint={} id={} wait_ms={}",
+                    reason.word(),
+                    ctx.exchange.endpoint.as_ref().map_or("-", |endpoint| endpoint.as_str()),
+                    ctx.exchange.id,
+                    wait.as_millis(),
+                );
+            }
+            true
+        }
+        Verdict::Enough(refusal) => {
+            if let Some(refusal) = refusal {
+                ctx.exchange.notes.push(refusal.note().into());
+            }
+            if refusal == Some(Refusal::Budget) {
+                upstream.meter().over_budget();
+            }
+            false
+        }
+    }
+}

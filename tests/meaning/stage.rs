@@ -18,12 +18,15 @@ pub(crate) struct Stage {
 
 static FREE: Mutex<Vec<Stage>> = Mutex::new(Vec::new());
 
-/// Plays a case on a stage that is free. One on which a case failed is not used again.
+/// Plays a case on a stage that is free. One on which a case failed is not used again, nor one where a message was cut: what went on of
+/// it may reach the origin, or be found incomplete there, when the case is over.
 pub(crate) fn play(case: &Case) -> Result<(), String> {
     let free = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let mut stage = free.unwrap_or_else(Stage::new);
     stage.play(case)?;
-    FREE.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
+    if !matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut | Verdict::Harmless) {
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
+    }
     Ok(())
 }
 

@@ -1,10 +1,20 @@
-//! How large a request may be, where its connection can't tell: over HTTP/2.
+//! How large a request may be, where its connection can't tell: over HTTP/2. And how much of one that is answered early is still read.
 
-use http::header::CONTENT_LENGTH;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Party};
 use crate::proxy::{Connection, Ctx};
+
+/// A body up to this size is read and dropped where the answer did not need it, so that its connection can be kept. Of a longer one, or
+/// one whose length is not known, it is cheaper to lose the connection.
+const WORTH_READING: u64 = 64 << 10;
+
+/// How long the rest of such a body may take once the answer is out.
+const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client's connection keeps the time of a body; a stream has none of its own, so it is kept here.
 pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
@@ -15,6 +25,17 @@ pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
     {
         ctx.connection.clock.await_request(bounds.pace.timeout(), ctx.exchange.started);
     }
+    let head = session.req_header();
+    // Who waits for `100 Continue` may send no body at all after another answer, and one can't tell (RFC 9110 §10.1.1).
+    if announced(head).is_some_and(|length| length <= WORTH_READING) && !head.headers.contains_key(EXPECT) {
+        let client = session.as_downstream_mut();
+        client.set_close_on_response_before_downstream_finish(false);
+        client.set_total_drain_timeout(Some(REST_TIMEOUT));
+    }
+}
+
+fn announced(head: &RequestHeader) -> Option<u64> {
+    head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
 }
 
 /// Whether a request's sizes are as they may be. Over HTTP/1 the connection has seen to it.
@@ -33,8 +54,7 @@ pub(super) fn bounded(session: &Session, connection: &Connection) -> std::result
     if head.raw_path().len() + fields > bounds.header_size {
         return refused(431, "head_too_large");
     }
-    let announced = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if connection.body_size.is_some_and(|limit| announced.is_some_and(|length| length > limit)) {
+    if connection.body_size.is_some_and(|limit| announced(head).is_some_and(|length| length > limit)) {
         return refused(413, "body_too_large");
     }
     Ok(())

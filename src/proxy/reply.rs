@@ -46,6 +46,10 @@ impl Proxy {
     /// As [`Proxy::answer`].
     pub(super) async fn answer_error(&self, session: &mut Session, ctx: &mut Ctx, error: Error) -> Result<()> {
         let mut reply = self.error_reply(session, ctx, error.code());
+        if error.code() == 413 {
+            // What is too large is not read to its end, however short (`bounds`).
+            session.set_keepalive(None);
+        }
         if error.reason() == OVERLOADED {
             // A constant: it can't fail.
             let _ = reply.head.set("retry-after", RETRY_AFTER);
@@ -61,7 +65,7 @@ impl Proxy {
     pub(super) async fn send(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
         ctx.exchange.status = Some(reply.head.status());
         ctx.connection.clock.respond();
-        // Pingora closes by itself after an answer to a request whose body has not been read.
+        // After an answer to a request whose body has not been read Pingora closes by itself, unless the body is a short one (`bounds`).
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
 use crate::proxy::{self, Clock, Connection, Refused, refusal, refused_silently, refused_unseen};
-use crate::server::drain::Drain;
+use crate::server::drain::Closing;
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2;
 use crate::server::listeners::{Listener, TooMany};
@@ -68,10 +68,12 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
     }
     let mut served: u32 = 0;
     let leftover = conn.leftover();
+    let mut waiting = pin!(listener.drain.closing_idle());
+    let mut closing = Closing::new(&listener.drain, waiting.as_mut());
     loop {
         let limits = listener.limits();
         conn.limit(&limits);
-        match next(&mut conn, &limits, &listener.drain).await {
+        match next(&mut conn, &limits, &mut closing).await {
             Next::Request(_, Body::Length(length)) if limits.body_size.is_some_and(|limit| length > limit) => {
                 return refuse(conn, 413, "body_too_large", &listener, client).await;
             }
@@ -154,8 +156,7 @@ fn drop_unanswered(reason: &'static str, listener: &Listener, client: Client) {
 }
 
 /// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
-async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
-    let mut closing = pin!(drain.closing_idle());
+async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, closing: &mut Closing<'_, F>) -> Next {
     let mut seen = 0;
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.
@@ -180,7 +181,7 @@ async fn next(conn: &mut Conn, limits: &ListenerLimits, drain: &Drain) -> Next {
                 Poll::Ready(_) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {}
             }
-            if !begun && closing.as_mut().poll(cx).is_ready() {
+            if !begun && closing.poll(cx) {
                 return Poll::Ready(Next::Closed);
             }
             let timeout = if begun { limits.header_timeout } else { limits.idle_timeout };

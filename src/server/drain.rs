@@ -1,7 +1,10 @@
 //! How the process stops: no new connections, idle ones close, exchanges in progress end.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -99,7 +102,11 @@ impl Drain {
 
     /// Waits until no connection should wait for a request any more.
     pub(super) async fn closing_idle(&self) {
-        wait_for(&self.close_idle, || self.idle_closing.load(Ordering::Acquire)).await;
+        wait_for(&self.close_idle, || self.is_closing_idle()).await;
+    }
+
+    fn is_closing_idle(&self) -> bool {
+        self.idle_closing.load(Ordering::Acquire)
     }
 
     /// Stops: returns once no connection is open, or after `limit`. For `linger`, connections may still bring the request that their
@@ -119,6 +126,34 @@ impl Drain {
         // On time-out the number that is left says what there is to say.
         let _ = tokio::time::timeout(limit, ended).await;
         self.open.load(Ordering::Acquire)
+    }
+}
+
+/// How one connection hears that it should not wait any more. It asks before each request, and enters itself into the list that all
+/// connections share, under a lock, only the first time.
+pub(super) struct Closing<'a, F> {
+    drain: &'a Drain,
+    waiting: Pin<&'a mut F>,
+    /// Who is woken.
+    entered: Option<Waker>,
+}
+
+impl<'a, F: Future<Output = ()>> Closing<'a, F> {
+    /// `waiting` is [`Drain::closing_idle`].
+    pub(super) fn new(drain: &'a Drain, waiting: Pin<&'a mut F>) -> Self {
+        Self { drain, waiting, entered: None }
+    }
+
+    /// Whether it should close; if not, the task is woken once it should.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.drain.is_closing_idle() {
+            return true;
+        }
+        if self.entered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return false;
+        }
+        self.entered = Some(cx.waker().clone());
+        self.waiting.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -144,6 +179,9 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
     use super::*;
 
     #[tokio::test]
@@ -194,6 +232,30 @@ mod tests {
         assert_eq!(drain.run(Duration::from_secs(60), Duration::from_secs(5)).await, 0);
         assert_eq!(started.elapsed(), Duration::from_secs(5));
         idle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_again_and_again_hears_of_the_end() {
+        let drain = Arc::new(Drain::new());
+        let (told, asked) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let connection = tokio::spawn({
+            let (drain, told, asked) = (drain.clone(), told.clone(), asked.clone());
+            async move {
+                let mut waiting = std::pin::pin!(drain.closing_idle());
+                let mut closing = Closing::new(&drain, waiting.as_mut());
+                for _ in 0..3 {
+                    assert!(!poll_fn(|cx| Poll::Ready(closing.poll(cx))).await);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+                told.notify_one();
+                poll_fn(|cx| if closing.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+            }
+        });
+        told.notified().await;
+        drain.run(Duration::from_secs(60), Duration::ZERO).await;
+        connection.await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -85,6 +85,8 @@ routes:
 }
 
 fn welcome(address: SocketAddr) -> String {
+    // As wide as the commands above it, which name the address.
+    let show = format!("{:<1$}", "ravelin demo --config", "curl -X POST http:///stop/beta    ".len() + address.to_string().len());
     format!(
         "\
 Three services (alpha, beta, gamma) behind http://{address}. Try, in another terminal:
@@ -93,7 +95,7 @@ Three services (alpha, beta, gamma) behind http://{address}. Try, in another ter
   curl http://{address}/about                answered by the proxy itself
   curl -X POST http://{address}/stop/beta    stop beta: traffic moves to the other two, no request fails
   curl -X POST http://{address}/start/beta   start it again: within a second it is back
-  ravelin demo --config                      the configuration that runs here
+  {show}the configuration that runs here
 
 Ctrl-C ends it.
 "

@@ -43,11 +43,20 @@ pub(super) fn bounded(session: &Session, connection: &Connection) -> std::result
     let Some(bounds) = &connection.stream else { return Ok(()) };
     let head = session.req_header();
     let refused = |status, reason| Err(Error::new(status, Party::Client, reason));
+    // `?query` alone is taken by the framing, and is no path (RFC 9113 §8.3.1).
+    if !matches!(head.raw_path(), [b'/', ..] | b"*") {
+        return refused(400, "bad_target");
+    }
     if head.raw_path().len() > bounds.uri_size {
         return refused(414, "target_too_long");
     }
     if head.headers.len() > bounds.headers {
         return refused(431, "too_many_headers");
+    }
+    // Over HTTP/1 blanks around a value are none of it; here they would be (RFC 9113 §8.2.1).
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if head.headers.values().any(|value| blank(value.as_bytes().first()) || blank(value.as_bytes().last())) {
+        return refused(400, "bad_header");
     }
     // As HTTP/1 would write it.
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();

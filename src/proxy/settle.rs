@@ -1,6 +1,6 @@
 //! One reading of a request's fields: what protocols, versions and habits leave open is settled before anybody routes on it.
 
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, UPGRADE};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue, Version};
 use pingora_http::RequestHeader;
 use pingora_http::authority::raw_target_authority;
@@ -43,14 +43,21 @@ pub(super) fn settle_fields(head: &mut RequestHeader, found: &Unsettled, undersc
     if found.lengths > 1 || (version == Version::HTTP_2 && found.lengths > 0 && !is_number(&head.headers[CONTENT_LENGTH])) {
         return Err(Error::new(400, Party::Client, "ambiguous_length"));
     }
-    if found.upgrade && !connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade")) {
-        // Without being nominated it is none (RFC 9110 §7.8), and Pingora would nominate it.
+    if found.upgrade && !is_upgrade(head) {
+        // Pingora would nominate it.
         head.remove_header(&UPGRADE);
     }
     if found.cookies > 1 && version == Version::HTTP_2 {
         join_cookies(head);
     }
     Ok(())
+}
+
+/// Without being nominated it is none (RFC 9110 §7.8). Behind a body nobody could tell where a tunnel begins.
+fn is_upgrade(head: &RequestHeader) -> bool {
+    let has_body =
+        head.headers.contains_key(TRANSFER_ENCODING) || head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    !has_body && connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Which fields there are that need a decision: noted while the head is looked over.
@@ -131,8 +138,10 @@ fn join_cookies(head: &mut RequestHeader) {
     }
 }
 
+/// As on HTTP/1: a leading zero makes an octal number for some.
 fn is_number(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+    let digits = value.as_bytes();
+    digits == b"0" || (!digits.starts_with(b"0") && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use crate::server::chunks::Chunks;
 /// Room for method and version beside the target.
 const AROUND_TARGET: usize = 64;
 
-/// What follows the part of HTTP/2's preface that looks like a head.
-const PREFACE_END: &[u8] = b"SM\r\n\r\n";
+/// HTTP/2's preface (RFC 9113 §3.4), whose beginning looks like a head.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE_HEAD: usize = 18;
 
 /// No name of a field is longer; nor does Pingora keep one of 64 KiB.
 const MAX_NAME: usize = 256;
@@ -46,6 +47,14 @@ pub(super) enum Scan {
 
 /// Looks for a head at the beginning of `bytes`. Bytes before `seen` have been looked at before.
 pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
+    if bytes.starts_with(&PREFACE[..PREFACE_HEAD]) {
+        // The whole of it, so that nobody waits for the rest without a deadline.
+        return match bytes {
+            whole if whole.starts_with(PREFACE) => Scan::Http2,
+            part if PREFACE.starts_with(part) => Scan::Partial,
+            _ => Scan::Refused(400, "bad_preface"),
+        };
+    }
     let line = limits.uri_size + AROUND_TARGET;
     let Some(length) = end_of_head(bytes, seen.saturating_sub(3)) else {
         return match bytes.first() {
@@ -58,16 +67,7 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
     if length > limits.header_size {
         return Scan::Refused(431, "head_too_large");
     }
-    let head = &bytes[..length];
-    if head == b"PRI * HTTP/2.0\r\n\r\n" {
-        // The whole of it (RFC 9113 §3.4), so that nobody waits for the rest without a deadline.
-        return match &bytes[length..] {
-            rest if rest.starts_with(PREFACE_END) => Scan::Http2,
-            rest if PREFACE_END.starts_with(rest) => Scan::Partial,
-            _ => Scan::Refused(400, "bad_preface"),
-        };
-    }
-    match read(head, limits) {
+    match read(&bytes[..length], limits) {
         Ok(body) => Scan::Head { length, body },
         Err((status, reason)) => Scan::Refused(status, reason),
     }
@@ -94,7 +94,8 @@ fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, Refusal> {
         // Names that mean something here are told apart by their length first: few others are as long as one of them.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => host = only(host, value)?,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => framing.upgrade = true,
+            // No other goes on: behind one of those comes the next request.
+            7 if name.eq_ignore_ascii_case(b"upgrade") => framing.upgrade = value.eq_ignore_ascii_case(b"websocket"),
             10 if name.eq_ignore_ascii_case(b"connection") => framing.nominated |= nominates_upgrade(value),
             14 if name.eq_ignore_ascii_case(b"content-length") => framing.length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => framing.transfer_encoding(value)?,
@@ -149,6 +150,7 @@ fn nominates_upgrade(value: &[u8]) -> bool {
 struct Framing {
     length: Option<u64>,
     chunked: bool,
+    /// To a WebSocket.
     upgrade: bool,
     /// By `Connection`, without which an upgrade is none (RFC 9110 §7.8).
     nominated: bool,
@@ -324,6 +326,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: x, Upgrade\r\n\r\n", Body::Open),
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgraded\r\n\r\n", Body::Length(0)),
             ("GET / HTTP/1.0\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", Body::Length(0)),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", Body::Length(0)),
             ("GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Body::Length(0)),
         ];
@@ -344,6 +347,14 @@ mod tests {
         for cut in 1..text.len() {
             assert_eq!(scan(&text[..cut], 0, &limits()), Scan::Partial);
             assert_eq!(scan(text, cut, &limits()), Scan::Head { length: text.len(), body: Body::Length(0) });
+        }
+    }
+
+    #[test]
+    fn so_is_a_preface() {
+        for cut in 1..PREFACE.len() {
+            assert_eq!(scan(&PREFACE[..cut], 0, &limits()), Scan::Partial);
+            assert_eq!(scan(PREFACE, cut, &limits()), Scan::Http2);
         }
     }
 

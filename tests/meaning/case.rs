@@ -18,6 +18,10 @@ pub(crate) struct Case {
     /// Which listener it is sent to.
     pub(crate) listener: String,
     pub(crate) request: Request,
+    /// What it sends once it has the first answer.
+    pub(crate) later: Option<Vec<u8>>,
+    /// The origin answers as soon as it has the head.
+    pub(crate) early: bool,
     /// The client ends its side after the last byte.
     pub(crate) half_closes: bool,
     /// What the origin answers; `None`: 200.
@@ -27,6 +31,8 @@ pub(crate) struct Case {
     pub(crate) verdict: Verdict,
     /// The exchange's connection to the origin must not carry another.
     pub(crate) spoils_origin: bool,
+    /// Behind what arrives comes something that is refused.
+    pub(crate) ends_refused: bool,
 }
 
 /// What the client sends.
@@ -93,11 +99,14 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
     }
     let (mut source, mut listener, mut verdict) = (String::new(), "usual".to_owned(), None);
     let (mut half_closes, mut then, mut spoils_origin) = (false, Then::NextRequest, false);
+    let (mut early, mut ends_refused) = (false, false);
     for line in top.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.split_once(": ").unwrap_or((line, "")) {
             ("source", text) => source = text.to_owned(),
             ("listener", text) => listener = text.to_owned(),
+            ("then", "refused") => ends_refused = true,
             ("half-close", _) => half_closes = true,
+            ("origin answers", "early") => early = true,
             ("origin then", "close") => then = Then::Close,
             ("origin then", "stall") => then = Then::Stall,
             ("origin", "not reused") => spoils_origin = true,
@@ -114,12 +123,13 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
         }
     }
     let mut request = Request::Http1(b"GET /case HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
-    let mut answer = None;
+    let (mut answer, mut later) = (None, None);
     for section in sections {
         let (title, body) = section.split_once('\n').unwrap_or((section, ""));
         match title.trim_end() {
             "request" => request = Request::Http1(bytes(body).map_err(|what| wrong(&what))?),
             "http2" => request = Request::Http2(frames(body).map_err(|what| wrong(&what))?),
+            "later" => later = Some(bytes(body).map_err(|what| wrong(&what))?),
             "origin" => answer = Some(bytes(body).map_err(|what| wrong(&what))?),
             "arrives" => verdict = Some(Verdict::Arrives(bytes(body).map_err(|what| wrong(&what))?)),
             "client" => verdict = Some(Verdict::Delivered(bytes(body).map_err(|what| wrong(&what))?)),
@@ -131,7 +141,24 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
     }
     let verdict = verdict.ok_or_else(|| wrong("has no verdict"))?;
     let file = file.to_owned();
-    Ok(Case { name, file, source, listener, request, half_closes, answer, then, verdict, spoils_origin })
+    if matches!((&verdict, &request), (Verdict::Harmless, Request::Http1(_))) && later.is_none() {
+        return Err(wrong("over HTTP/1 every trick can be seen in time"));
+    }
+    Ok(Case {
+        name,
+        file,
+        source,
+        listener,
+        request,
+        later,
+        early,
+        half_closes,
+        answer,
+        then,
+        verdict,
+        spoils_origin,
+        ends_refused,
+    })
 }
 
 /// Lines with nothing in between, and escapes: `\r \n \t \0 \\ \xHH`, and `{repeat N TEXT}`.

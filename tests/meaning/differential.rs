@@ -1,6 +1,8 @@
 //! The corpus in front of origins that others wrote, strict and lenient: each must see the requests that the cases say, no more and
 //! no others.
 
+use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,12 +15,13 @@ use libtest_mimic::{Failed, Trial};
 use super::case::{Case, Request, Verdict, shown};
 use super::stage::{config, listener};
 use super::{h2, stage};
-use crate::support::{Connection, Deadline, Outgoing, Ravelin};
+use crate::support::{Connection, Deadline, Outgoing, Ravelin, Reserved};
 
-const ORIGINS: [(&str, &str, &[&str]); 3] = [
+const ORIGINS: [(&str, &str, &[&str]); 4] = [
     ("python's http.server", "python3", &["lenient.py"]),
     ("node's http", "node", &["strict.js"]),
     ("node's http, lenient", "node", &["strict.js", "lenient"]),
+    ("nginx", "nginx", &[]),
 ];
 
 /// A trial for each origin that is installed.
@@ -44,6 +47,10 @@ struct Origin {
     child: Child,
     lines: Receiver<String>,
     address: String,
+    /// Nobody else gets its port.
+    _port: Option<Reserved>,
+    /// Its files.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Origin {
@@ -56,7 +63,51 @@ impl Origin {
         let (send, lines) = mpsc::channel();
         thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
         let port = lines.recv_timeout(Deadline::standard().left()).expect("the origin says its port");
-        Self { child, lines, address: format!("127.0.0.1:{port}") }
+        Self { child, lines, address: format!("127.0.0.1:{port}"), _port: None, _folder: None }
+    }
+
+    /// nginx, which says what it passes on to a server of its own: only so does it read bodies.
+    fn nginx() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = Reserved::v4().expect("a port");
+        let (path, number) = (folder.path().display(), port.port());
+        let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary = kinds.iter().fold(String::new(), |mut all, kind| {
+            let _ = write!(all, "{kind}_temp_path {path}/{kind}; ");
+            all
+        });
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/errors; events {{}}\n\
+             http {{ {temporary} access_log off; keepalive_requests 100000; large_client_header_buffers 4 64k;\n\
+             map $status $served {{ ~^2 1; default 0; }}\n\
+             log_format seen escape=json '{{\"method\":\"$request_method\",\"target\":\"$request_uri\",\"host\":\"$http_host\",\"body\":\"$request_body\"}}';\n\
+             server {{ listen unix:{path}/inner; location / {{ return 200 ok; }} }}\n\
+             server {{ listen 127.0.0.1:{number}; location / {{ access_log /dev/stdout seen if=$served; client_body_buffer_size 1m;\n\
+             proxy_pass http://unix:{path}/inner; }} }} }}\n"
+        );
+        let file = folder.path().join("nginx.conf");
+        fs::write(&file, config).expect("its configuration");
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(folder.path()).arg("-c").arg(&file).arg("-e").arg(folder.path().join("errors"));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("nginx starts");
+        let stdout = child.stdout.take().expect("its output is piped");
+        let (send, lines) = mpsc::channel();
+        // Bytes above ASCII come as they are: each is a character, as in what the others say.
+        let latin1 = |line: Vec<u8>| line.into_iter().map(char::from).collect::<String>();
+        thread::spawn(move || {
+            BufReader::new(stdout).split(b'\n').map_while(Result::ok).try_for_each(|line| send.send(latin1(line)))
+        });
+        let address = format!("127.0.0.1:{number}");
+        let deadline = Deadline::standard();
+        while std::net::TcpStream::connect(&address).is_err() {
+            assert!(
+                !deadline.passed(),
+                "nginx does not listen: {}",
+                fs::read_to_string(folder.path().join("errors")).unwrap_or_default()
+            );
+            thread::yield_now();
+        }
+        Self { child, lines, address, _port: Some(port), _folder: Some(folder) }
     }
 
     /// What it saw until it saw this target, which it must.
@@ -81,7 +132,7 @@ impl Drop for Origin {
 }
 
 fn run(program: &str, arguments: &[&str], cases: &[Case]) -> Result<(), Failed> {
-    let origin = Origin::start(program, arguments);
+    let origin = if program == "nginx" { Origin::nginx() } else { Origin::start(program, arguments) };
     let ravelin = Ravelin::start(&config(&origin.address));
     let mut wrong = Vec::new();
     for (number, case) in cases.iter().enumerate().filter(|(_, case)| case.answer.is_none()) {
@@ -121,8 +172,9 @@ fn play(case: &Case, number: usize, ravelin: &Ravelin, origin: &Origin) -> Resul
     other.request(&Outgoing::get(&next, "next"), deadline).map_err(|error| error.to_string())?;
     other.next_response(deadline).map_err(|error| error.to_string())?;
     let seen = origin.seen_before(&next, deadline)?;
-    // An origin may refuse what it does not like, methods that it does not know say; what it takes it must take so.
-    if seen == wanted || seen.is_empty() && wanted.iter().all(|wanted| !KNOWN.contains(&wanted.method.as_str())) {
+    // An origin may refuse what it does not like, methods that it does not know say, or a server-wide OPTIONS; what it takes it must take so.
+    let odd = |wanted: &Seen| !KNOWN.contains(&wanted.method.as_str()) || wanted.target == "*";
+    if seen == wanted || seen.is_empty() && wanted.iter().all(odd) {
         return Ok(());
     }
     Err(format!("the origin saw {seen:?} in place of {wanted:?}"))

@@ -61,6 +61,9 @@ pub use crate::filter::testing;
 pub use crate::proxy::{offline, trace};
 #[doc(hidden)]
 pub use crate::runtime::{Asked, Routes};
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::server::fuzzing;
 
 /// What a filter's source needs.
 pub mod prelude {

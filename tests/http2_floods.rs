@@ -267,6 +267,21 @@ fn shut_windows() {
     assert_eq!(flood.resets.len(), 50);
 }
 
+/// A window that is opened byte by byte is never shut for `write_timeout`, and yet its stream ends.
+#[test]
+fn windows_that_open_by_the_byte() {
+    let origin = Origin::start("a", vec![Answer::text(200, &"a".repeat(10_000))]);
+    let ravelin = Ravelin::start(&config(origin.address(), "{write_timeout: 1s}"));
+    let small = frame(4, 0, 0, &[0, 4, 0, 0, 0, 1]);
+    let request = frame(1, 5, 1, &head(GET));
+    let flood = flood(ravelin.address(), &[small, request].concat(), || {
+        thread::sleep(Duration::from_millis(50));
+        let over = ravelin.log().text().contains("reason=client_stalls");
+        if over { frame(7, 0, 0, &[0; 8]) } else { frame(8, 0, 1, &[0, 0, 0, 1]) }
+    });
+    assert_eq!(flood.resets.len(), 1);
+}
+
 // covers: listeners.limits.concurrent_streams
 #[test]
 fn streams_over_the_limit_are_refused() {

@@ -100,6 +100,31 @@ fn an_endpoint_that_reads_nothing_is_given_up() {
     sending.join().unwrap();
 }
 
+// covers: listeners.limits.min_write_rate
+#[test]
+fn a_client_that_takes_little_at_a_time_is_dropped() {
+    let origin = Origin::start("a", vec![Answer::text(200, &"a".repeat(60_000_000))]);
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: \"127.0.0.1:0\", limits: {{write_timeout: 2s, min_write_rate: 1GiB/s}}}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+        origin.address()
+    ));
+    let mut client = TcpStream::connect(ravelin.address()).unwrap();
+    client.set_read_timeout(Some(Deadline::standard().left())).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    // Some megabytes a second: it is never silent, and the default rate is far away.
+    let (mut buffer, mut taken) = (vec![0; 128 * 1024], 0);
+    let ended = loop {
+        match client.read(&mut buffer) {
+            Ok(0) | Err(_) => break taken,
+            Ok(more) => taken += more,
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended < 60_000_000, "{ended}");
+    assert!(ravelin.wait_for_log("reason=client_too_slow", Deadline::standard()).is_some(), "{}", ravelin.log().text());
+}
+
 // covers: upstream_keepalive_pool_size
 #[test]
 fn no_connection_is_kept_beyond_the_size_of_the_pool() {

@@ -27,6 +27,9 @@ pub struct Limits {
     /// A client that takes nothing for this long is dropped. Default: `30s`.
     #[serde(deserialize_with = "some_limit")]
     pub write_timeout: Option<Limit<Duration>>,
+    /// What a client must take of what waits for it, on average over `write_timeout`; below it, it is dropped. Default: `256B/s`.
+    #[serde(deserialize_with = "body_rate")]
+    pub min_write_rate: Option<Limit<ByteRate>>,
     /// How long a WebSocket may carry nothing in either direction. Default: `1h`.
     #[serde(deserialize_with = "some_limit")]
     pub websocket_idle_timeout: Option<Limit<Duration>>,
@@ -65,6 +68,8 @@ pub struct ListenerLimits {
     pub min_body_rate: Option<u64>,
     /// For a client that takes nothing.
     pub write_timeout: Option<StdDuration>,
+    /// Of what a client takes, in bytes a second.
+    pub min_write_rate: Option<u64>,
     /// For a tunnel that carries nothing.
     pub websocket_idle_timeout: Option<StdDuration>,
     /// Of a head, in bytes.
@@ -100,11 +105,15 @@ impl Limits {
         let size = |own: Option<ByteSize>, other: Option<ByteSize>, default: usize| {
             own.or(other).map_or(default, |size| usize::try_from(size.get()).unwrap_or(usize::MAX))
         };
-        let min_body_rate = self.min_body_rate.or(others.min_body_rate);
+        let rate = |own: Option<Limit<ByteRate>>, other: Option<Limit<ByteRate>>, default: u64| match own.or(other) {
+            Some(limit) => limit.get().map(ByteRate::get),
+            None => Some(default),
+        };
         let body_size = self.body_size.or(others.body_size);
         ListenerLimits {
             body_timeout: time(self.body_timeout, others.body_timeout, 30),
-            min_body_rate: min_body_rate.map_or(Some(256), |limit| limit.get().map(ByteRate::get)),
+            min_body_rate: rate(self.min_body_rate, others.min_body_rate, 256),
+            min_write_rate: rate(self.min_write_rate, others.min_write_rate, 256),
             body_size: body_size.map_or(Some(100 << 20), |limit| limit.get().map(ByteSize::get)),
             concurrent_streams: self.concurrent_streams.or(others.concurrent_streams).map_or(100, Count::get),
             header_timeout: time(self.header_timeout, others.header_timeout, 10),
@@ -142,7 +151,13 @@ mod tests {
 
     #[test]
     fn bounds_that_would_refuse_everything_are_refused() {
-        for text in ["{body_timeout: 0s}", "{min_body_rate: 0B/s}", "{body_size: 0B}", "{concurrent_streams: 0}"] {
+        for text in [
+            "{body_timeout: 0s}",
+            "{min_body_rate: 0B/s}",
+            "{min_write_rate: 0B/s}",
+            "{body_size: 0B}",
+            "{concurrent_streams: 0}",
+        ] {
             assert!(decoded::<Limits>(text).is_err(), "{text}");
         }
         for text in ["{header_timeout: 0s}", "{header_size: 0B}", "{headers: 0}", "{connections: 0}"] {

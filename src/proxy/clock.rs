@@ -24,6 +24,8 @@ pub(crate) enum Expired {
     Tunnel,
     /// The client, to take what is sent.
     Client,
+    /// Likewise: it takes it too slowly.
+    ClientRate,
     /// The client, to send more of its body.
     Body,
     /// Likewise: it comes too slowly.
@@ -35,7 +37,7 @@ pub(crate) enum Expired {
 }
 
 impl Expired {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Response,
         Self::Try,
         Self::Read,
@@ -46,6 +48,7 @@ impl Expired {
         Self::BodyRate,
         Self::Flood,
         Self::Broken,
+        Self::ClientRate,
     ];
 
     /// Above zero, which stands for none.
@@ -61,6 +64,7 @@ impl Expired {
             Self::Flood => 8,
             Self::Broken => 9,
             Self::Try => 10,
+            Self::ClientRate => 11,
         }
     }
 }

@@ -32,7 +32,8 @@ impl Proxy {
             .as_ref()
             .map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
         // Once a head is out there is nothing left to say but to break off; a client that is gone hears nothing.
-        let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls" | "http2_flood");
+        let gone =
+            party == Party::Client && matches!(reason, "client_gone" | "client_stalls" | "client_too_slow" | "http2_flood");
         if final_head_is_out(session) || gone {
             ctx.connection.clock.cut();
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
@@ -58,6 +59,7 @@ pub(super) fn missed(expired: Expired) -> Error {
         Expired::Exchange => Error::new(504, Party::Upstream, "route_timeout"),
         Expired::Tunnel => Error::new(408, Party::Client, "tunnel_idle"),
         Expired::Client => Error::new(408, Party::Client, "client_stalls"),
+        Expired::ClientRate => Error::new(408, Party::Client, "client_too_slow"),
         Expired::Body => Error::new(408, Party::Client, "body_timeout"),
         Expired::BodyRate => Error::new(408, Party::Client, "body_too_slow"),
         Expired::Flood => Error::new(400, Party::Client, "http2_flood"),

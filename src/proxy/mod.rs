@@ -26,6 +26,7 @@ mod settle;
 mod split;
 pub mod trace;
 mod upstream;
+mod uptake;
 mod via;
 mod who;
 
@@ -47,6 +48,9 @@ pub(crate) use self::failure::refusal;
 pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
 use self::overload::Load;
 pub(crate) use self::pace::Pace;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::split::cookies;
+pub(crate) use self::uptake::Uptake;
 use self::via::Via;
 use crate::observe::Observers;
 use crate::runtime::Store;

@@ -19,6 +19,9 @@ use crate::types::ListenAddress;
 
 /// How many connections the system may complete before they are accepted.
 const BACKLOG: i32 = 4096;
+/// How much a connection's unsent bytes may come to before it takes no more (as `TCP_NOTSENT_LOWAT`): what a client does not read is to wait
+/// where it is bounded and timed, not for minutes in megabytes of the system's. Accepted sockets inherit it.
+const UNSENT: u32 = 128 * 1024;
 /// Mode of a unix socket unless the listener says otherwise: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
 /// Mode of the socket of upgrades: whoever can use it can take the process's place.
@@ -151,8 +154,8 @@ impl Binder {
     fn open(&mut self, role: Role, name: &str, address: &ListenAddress, mode: u32) -> io::Result<BoundSocket> {
         let inherited = self.predecessor.as_mut().and_then(|predecessor| predecessor.take(role, name, address));
         let socket = match (address, inherited) {
-            (ListenAddress::Tcp(_), Some(socket)) => BoundSocket::Tcp(socket.into()),
-            (ListenAddress::Tcp(address), None) => BoundSocket::Tcp(tcp(*address)?),
+            (ListenAddress::Tcp(_), Some(socket)) => BoundSocket::Tcp(bounded(socket.into())?),
+            (ListenAddress::Tcp(address), None) => BoundSocket::Tcp(bounded(tcp(*address)?)?),
             (ListenAddress::Unix(path), Some(socket)) => {
                 fs::set_permissions(path, Permissions::from_mode(mode))?;
                 BoundSocket::Unix(socket.into(), self.file(path, true))
@@ -184,12 +187,17 @@ fn failure(whose: String, address: &ListenAddress, error: &io::Error) -> BindErr
     BindError { whose, address: address.clone(), reason: explain(error, address) }
 }
 
-fn tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
+fn tcp(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn bounded(socket: socket2::Socket) -> io::Result<StdTcpListener> {
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     Ok(socket.into())
 }
 

@@ -80,7 +80,8 @@ impl HttpServerApp for Streams {
         if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
             self.full.notify_one();
         }
-        // A window that stays shut holds what an endpoint has sent: the stream ends.
+        // A window that stays shut, or is opened byte by byte, holds what an endpoint has sent: each piece of a body, of 64 KiB at most, must
+        // be taken in this time, or the stream ends.
         session.set_write_timeout(self.limits.write_timeout);
         let clock = Arc::new(Clock::new());
         let connection = Connection {

@@ -1,6 +1,6 @@
 //! The process: sockets bound first, then Pingora's server with Ravelin's own listening service and background work in it.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod agreement;
 mod background;
 mod bind;
@@ -10,6 +10,8 @@ mod connection;
 mod descriptors;
 mod drain;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod head;
 mod http2;

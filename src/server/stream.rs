@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
+use pingora_core::protocols::l4::ext::get_tcp_info;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
@@ -23,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::config::ListenerLimits;
-use crate::proxy::{Clock, Expired, Pace};
+use crate::proxy::{Clock, Expired, Pace, Uptake};
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
 use crate::server::socket::{Leftover, Socket};
@@ -55,14 +56,14 @@ pub(super) struct Conn {
     timer: Option<Pin<Box<Sleep>>>,
     /// The frames that come, over HTTP/2.
     frames: Option<Box<Frames>>,
-    /// How long the client may take nothing.
-    write_timeout: Option<Duration>,
+    /// How the client takes what is written.
+    uptake: Uptake,
+    /// Bytes that went to it, as far as the system.
+    written: u64,
     /// How the current body comes.
     pace: Pace,
     /// The client sent too many frames: the last that Pingora reads are ours.
     calmed: bool,
-    /// Since when it takes nothing.
-    stalled_since: Option<Instant>,
 }
 
 impl Conn {
@@ -78,16 +79,16 @@ impl Conn {
             clock,
             timer: None,
             frames: None,
-            write_timeout: None,
+            uptake: Uptake::default(),
+            written: 0,
             pace: Pace::default(),
             calmed: false,
-            stalled_since: None,
         }
     }
 
     /// The limits of its listener, which a reload changes.
     pub(super) fn limit(&mut self, limits: &ListenerLimits) {
-        self.write_timeout = limits.write_timeout;
+        self.uptake.limit(limits);
         self.pace = Pace::new(limits);
     }
 
@@ -161,14 +162,16 @@ impl Conn {
             return Poll::Ready(io::ErrorKind::TimedOut.into());
         }
         loop {
-            let stall = self.stalled_since.zip(self.write_timeout).map(|(since, timeout)| since + timeout);
+            let stall = self.uptake.due().map(Instant::from);
             let exchange = if self.frames.is_some() { None } else { self.clock.due().map(Instant::from) };
             let slow = if self.clock.is_responding() { None } else { self.pace.due() };
             let Some(at) = stall.into_iter().chain(exchange).chain(slow.map(Instant::from)).min() else { return Poll::Pending };
             // The timer knows whether there is time left: the clock is read when it says that there is none.
             ready!(self.poll_until(at, cx));
-            if stall.is_some_and(|at| at <= Instant::now()) {
-                self.clock.client_failed(Expired::Client);
+            if stall.is_some()
+                && let Some(expired) = self.uptake.look(Instant::now().into_std(), || taken(&self.io, self.written))
+            {
+                self.clock.client_failed(expired);
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             if slow.is_some()
@@ -296,10 +299,7 @@ impl Conn {
             match Pin::new(&mut self.io).poll_write(cx, &self.out) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => {
-                    self.flowing();
-                    if let Some(frames) = &mut self.frames {
-                        frames.sent(written);
-                    }
+                    self.flowing(written);
                     self.out.advance(written);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -313,13 +313,17 @@ impl Conn {
     /// The client takes nothing: only its own time and that of the whole exchange run.
     fn stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.clock.client_stalls(true);
-        self.stalled_since.get_or_insert_with(Instant::now);
+        self.uptake.waits(|| Instant::now().into_std(), || taken(&self.io, self.written));
         self.poll_deadline(cx).map(Err)
     }
 
     /// The client takes what is sent.
-    fn flowing(&mut self) {
-        if self.stalled_since.take().is_some() {
+    fn flowing(&mut self, written: usize) {
+        self.written += written as u64;
+        if let Some(frames) = &mut self.frames {
+            frames.sent(written);
+        }
+        if self.uptake.flows(|| Instant::now().into_std()) {
             self.clock.client_stalls(false);
         }
     }
@@ -341,6 +345,12 @@ impl Conn {
         self.flush().await?;
         AsyncWriteExt::shutdown(self).await
     }
+}
+
+/// How much of what was `written` the client has taken: its system has acknowledged it. Over a unix socket both are one.
+fn taken(io: &Socket, written: u64) -> u64 {
+    let Some(stream) = io.stream() else { return written };
+    get_tcp_info(stream.id()).map_or(written, |info| info.tcpi_bytes_acked)
 }
 
 impl AsyncRead for Conn {
@@ -381,9 +391,8 @@ impl AsyncWrite for Conn {
         match Pin::new(&mut this.io).poll_write(cx, bytes) {
             Poll::Pending => this.stalled(cx),
             outcome => {
-                this.flowing();
-                if let (Some(frames), Poll::Ready(Ok(written))) = (&mut this.frames, &outcome) {
-                    frames.sent(*written);
+                if let Poll::Ready(Ok(written)) = outcome {
+                    this.flowing(written);
                 }
                 outcome
             }

@@ -24,8 +24,11 @@ use crate::server::head::{Scan, scan};
 use crate::server::proxy_protocol::{self, Preamble};
 use crate::types::{self, LogTemplate, Template, forwarded, normalise_host, path};
 
+/// The name of a target, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Each target by the name of its file and its corpus.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[Target] = &[
     ("chunks", chunks),
     ("config", config),
     ("cookie", cookie),

@@ -1,5 +1,6 @@
 //! URLs as they are typed to ask about a request.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -82,8 +83,12 @@ impl FromStr for Url {
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         let (host, port) = authority.split_at(authority.find(':').filter(|_| !authority.is_ascii()).unwrap_or(authority.len()));
         // Every client sends an international name in this form.
-        let host =
-            if host.is_ascii() { host.to_owned() } else { idna::domain_to_ascii(host).unwrap_or_else(|_| host.to_owned()) };
+        let host = match host.is_ascii() {
+            true => Cow::Borrowed(host),
+            // Some letters stand for others, a blank among them, which no host may have.
+            false => idna::domain_to_ascii_cow(host.as_bytes(), idna::AsciiDenyList::URL)
+                .map_err(|_| UrlError::Host(text.to_owned()))?,
+        };
         Ok(Self { secure, authority: format!("{host}{port}"), target })
     }
 }
@@ -119,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_no_request_could_be_is_refused() {
-        for text in ["ftp://x/", "/path", "http:///x", "", "http://u:p@x/", "http://x/a b", "http://x/\n"] {
+        for text in ["ftp://x/", "/path", "http:///x", "", "http://u:p@x/", "http://x/a b", "http://x/\n", "http://a\u{2dc}b/"] {
             assert!(text.parse::<Url>().is_err(), "{text:?}");
         }
     }

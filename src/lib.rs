@@ -42,6 +42,7 @@
 pub mod config;
 pub mod filter;
 pub mod filters;
+pub mod tls;
 pub mod types;
 pub mod upstream;
 

@@ -186,7 +186,9 @@ cases! {
     overload_mistakes: with("overload: {requests: 0, adaptative: true}\nhardening: {landlock: 1, apparmor: true}\n");
     route_priority: routes("  all: {respond: {}, priority: high}\n");
     limits_mistakes: with("defaults:\n  limits:\n    body_size: 0B\n    body_timeout: 0s\n    min_body_rate: 256B\n    concurrent_streams: none\n    tls_handshake_timeout: 1s\n");
-    listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    redirect_to_https: true\n    http3: true\n    tls: {}\n    limits: {}\n".to_owned() + ROUTES;
+    listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    http3: true\n    tls: {acme: {}}\n    limits: {}\n".to_owned() + ROUTES;
+    listener_tls: "listeners:\n  a:\n    address: 127.0.0.1:80\n    tls: {}\n  b:\n    address: 127.0.0.1:81\n    redirect_to_https: true\n    tls:\n      certificates: [{cert: \"\", key: a.key}, {cert: a.pem}]\n      min_version: \"1.1\"\n      client_auth: {ca: a.pem, mode: optional}\n  c:\n    address: 127.0.0.1:82\n    redirect_to_https: true\n    tls: {certificates: [{cert: \"\", key: a.key, chain: b.pem}]}\n".to_owned() + ROUTES;
+    listener_tls_has_nothing_to_show: "listeners:\n  a:\n    address: 127.0.0.1:80\n    tls: {session_tickets: false}\n  b:\n    address: 127.0.0.1:82\n    redirect_to_https: true\n    tls: {certificates: [{cert: \"\", key: a.key}]}\n".to_owned() + ROUTES;
     listener_underscores_unknown: "listeners:\n  http:\n    address: 127.0.0.1:80\n    underscores: replace\n".to_owned() + ROUTES;
     listener_proxies_that_are_nobody: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {}\n    trust_forwarded: {header: forwarded}\n".to_owned() + ROUTES;
     listener_proxies_by_bad_addresses: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {trust: [10.0.0.1/8, lb.example.com, \"::ffff:10.0.0.0/104\"]}\n    trust_forwarded: {from: [10.0.0.0/33], header: x_real_ip}\n".to_owned() + ROUTES;

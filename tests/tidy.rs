@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 9] = [
     &["types"],
     &["config"],
-    &["router", "upstream", "observe"],
+    &["router", "upstream", "tls", "observe"],
     &["filter"],
     &["filters"],
     &["runtime"],

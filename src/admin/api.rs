@@ -1,6 +1,7 @@
 //! What the admin address answers.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
@@ -83,6 +84,17 @@ impl Api {
         for upstream in upstreams {
             for (endpoint, healthy) in upstream.health() {
                 out.sample(&[("upstream", upstream.name()), ("endpoint", &endpoint)], u8::from(healthy));
+            }
+        }
+        out.family(
+            "ravelin_certificate_expiry_timestamp_seconds",
+            "gauge",
+            "When a certificate that is served ceases to be valid, in seconds since 1970.",
+        );
+        for (listener, tls) in snapshot.iter().flat_map(|snapshot| snapshot.terminators()) {
+            for (file, expiry) in tls.expiries() {
+                let seconds = expiry.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                out.sample(&[("listener", listener), ("certificate", &file.to_string_lossy())], seconds);
             }
         }
         written

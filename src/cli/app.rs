@@ -13,6 +13,7 @@ use crate::filter::{DuplicateFilter, Filter, Registry};
 use crate::filters;
 use crate::proxy::offline::Offline;
 use crate::runtime::{Compiled, Snapshot, compile};
+use crate::tls::install_provider;
 
 /// Ravelin, with the filters that it comes with and those that are added.
 pub struct App {
@@ -50,6 +51,7 @@ impl App {
     /// Ravelin with its built-in filters.
     #[must_use]
     pub fn new() -> Self {
+        install_provider();
         let mut registry = Registry::default();
         let registered = filters::register(&mut registry);
         Self { registry: registered.map(|()| registry) }

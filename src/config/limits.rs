@@ -30,6 +30,9 @@ pub struct Limits {
     /// What a client must take of what waits for it, on average over `write_timeout`; below it, it is dropped. Default: `256B/s`.
     #[serde(deserialize_with = "body_rate")]
     pub min_write_rate: Option<Limit<ByteRate>>,
+    /// For a whole TLS handshake, from the connection on. Default: `10s`.
+    #[serde(deserialize_with = "some_limit")]
+    pub tls_handshake_timeout: Option<Limit<Duration>>,
     /// How long a WebSocket may carry nothing in either direction. Default: `1h`.
     #[serde(deserialize_with = "some_limit")]
     pub websocket_idle_timeout: Option<Limit<Duration>>,
@@ -49,6 +52,8 @@ pub struct Limits {
     pub connections: Option<Limit<Count>>,
     /// Open at once from one address (IPv6: one /64); over it a new one is closed. Default: `256`.
     pub connections_per_client: Option<Limit<Count>>,
+    /// TLS handshakes in progress at once from one address (IPv6: one /64); over it a new connection is closed. Default: `32`.
+    pub handshakes_per_client: Option<Limit<Count>>,
     /// After so many a connection is closed. Default: `10000`.
     pub requests_per_connection: Option<Limit<Count>>,
     /// HTTP/2 streams open at once on a connection; over it they are refused. Default: `100`.
@@ -70,6 +75,8 @@ pub struct ListenerLimits {
     pub write_timeout: Option<StdDuration>,
     /// Of what a client takes, in bytes a second.
     pub min_write_rate: Option<u64>,
+    /// For a whole TLS handshake.
+    pub tls_handshake_timeout: Option<StdDuration>,
     /// For a tunnel that carries nothing.
     pub websocket_idle_timeout: Option<StdDuration>,
     /// Of a head, in bytes.
@@ -84,6 +91,8 @@ pub struct ListenerLimits {
     pub connections: Option<u32>,
     /// Open at once from one client.
     pub connections_per_client: Option<u32>,
+    /// TLS handshakes in progress at once from one client.
+    pub handshakes_per_client: Option<u32>,
     /// Requests of a connection.
     pub requests_per_connection: Option<u32>,
     /// HTTP/2 streams of a connection.
@@ -119,12 +128,14 @@ impl Limits {
             header_timeout: time(self.header_timeout, others.header_timeout, 10),
             idle_timeout: time(self.idle_timeout, others.idle_timeout, 60),
             write_timeout: time(self.write_timeout, others.write_timeout, 30),
+            tls_handshake_timeout: time(self.tls_handshake_timeout, others.tls_handshake_timeout, 10),
             websocket_idle_timeout: time(self.websocket_idle_timeout, others.websocket_idle_timeout, 3600),
             header_size: size(self.header_size, others.header_size, 32 << 10),
             uri_size: size(self.uri_size, others.uri_size, 8 << 10),
             headers: self.headers.or(others.headers).map_or(100, |count| count.get() as usize),
             connections: number(self.connections, others.connections, 20_000),
             connections_per_client: number(self.connections_per_client, others.connections_per_client, 256),
+            handshakes_per_client: number(self.handshakes_per_client, others.handshakes_per_client, 32),
             requests_per_connection: number(self.requests_per_connection, others.requests_per_connection, 10_000),
         }
     }

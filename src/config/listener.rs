@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::{Limits, Spanned};
+use crate::config::{Limits, Spanned, Tls};
 use crate::types::{Cidr, FileMode, ListenAddress};
 
 /// One address that clients connect to.
@@ -14,9 +14,12 @@ pub struct Listener {
     pub address: Spanned<ListenAddress>,
     /// File mode of a unix socket, in octal and quoted: `"0660"` is the default.
     pub mode: Option<Spanned<FileMode>>,
-    /// HTTP/2 by prior knowledge (h2c) beside HTTP/1.1 on a plaintext listener.
-    #[serde(default)]
-    pub http2: bool,
+    /// HTTP/2 beside HTTP/1.1: with `tls` as ALPN agrees, and by default; without, by prior knowledge (h2c), and only if asked for.
+    pub http2: Option<bool>,
+    /// TLS. Default: the listener speaks in the clear.
+    pub tls: Option<Spanned<Tls>>,
+    /// Sends every request in the clear to its `https://` address (308).
+    pub redirect_to_https: Option<Spanned<bool>>,
     /// The PROXY protocol, versions 1 and 2: whose connections begin with it.
     pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     /// Whose word on the client is believed. Default: nobody's.

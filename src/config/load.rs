@@ -12,7 +12,7 @@ use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
 use crate::config::tree::{Entry, Kind, NodeId, Tree};
-use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, sockets, suggest, yaml};
+use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, sockets, suggest, tls, yaml};
 
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
@@ -151,6 +151,7 @@ impl Loader<'_> {
             return None;
         }
         sockets::make_absolute(&mut self.tree, root, path);
+        tls::make_absolute(&mut self.tree, root, path);
         Some(root)
     }
 

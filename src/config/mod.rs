@@ -38,6 +38,7 @@ mod suggest;
 mod suite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 mod tree;
 mod upstream;
 mod yaml;
@@ -68,6 +69,7 @@ pub use schema::schema;
 pub(crate) use single::decode_filter;
 pub use span::{Span, Spanned};
 pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
+pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, Tls, TlsVersion};
 pub use upstream::{
     Backoff, Balance, Budget, Endpoint, HashBalance, HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, NoBudget,
     Retry, RetryBudget, RetryCondition, TcpHealthCheck, Timeouts, Upstream,

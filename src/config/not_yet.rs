@@ -9,8 +9,8 @@ use crate::config::report::Diagnostic;
 /// Keys: by the name of the struct (as serde gives it) that will have them.
 const KEYS: &[(&str, &[&str])] = &[
     ("File", &["tracing"]),
-    ("Limits", &["tls_handshake_timeout", "handshakes_per_client"]),
-    ("Listener", &["redirect_to_https", "http3", "tls"]),
+    ("Listener", &["http3"]),
+    ("Tls", &["acme"]),
     ("Upstream", &["discover", "protocol", "tls", "proxy_protocol", "outlier_detection", "slow_start", "sticky", "limits"]),
     ("Retry", &["hedge"]),
     ("Route", &["mirror", "files"]),

@@ -18,6 +18,8 @@ pub struct Report {
     sources: Vec<Source>,
     /// Files beside the sources that were read, such as bodies of errors.
     others: Vec<PathBuf>,
+    /// Files that are followed by themselves, whatever becomes of the configuration: certificates and the like.
+    followed: Vec<PathBuf>,
     diagnostics: Vec<Diagnostic>,
     /// How many are not kept.
     left_out: usize,
@@ -159,6 +161,16 @@ impl Report {
     /// Notes that a file was read that is no source: nothing points into it.
     pub(crate) fn also_read(&mut self, file: PathBuf) {
         self.others.push(file);
+    }
+
+    /// Notes a file that is looked at again and again while the configuration is in force.
+    pub(crate) fn follows(&mut self, file: PathBuf) {
+        self.followed.push(file);
+    }
+
+    /// Files that are followed by themselves.
+    pub(crate) fn followed(&self) -> &[PathBuf] {
+        &self.followed
     }
 
     /// Takes in a file; its index goes into the spans.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::filter::Error;
+use crate::tls::TlsSession;
 use crate::types::{Values, Variable};
 use crate::upstream::{Endpoint, Upstream};
 
@@ -21,6 +22,8 @@ pub struct Exchange {
     pub client: Client,
     /// How the client speaks to us, or to the trusted proxy that says so.
     pub scheme: Scheme,
+    /// What TLS with who is connected to us has agreed on; `None` in the clear.
+    pub tls: Option<Arc<TlsSession>>,
     /// The request as it was matched, before any filter changed it.
     pub target: Target,
     /// The route that matched.
@@ -49,6 +52,7 @@ impl Exchange {
             started: Instant::now(),
             client,
             scheme,
+            tls: None,
             target: Target::default(),
             route: None,
             upstream: None,

@@ -14,6 +14,7 @@ use crate::proxy::pace::Pace;
 use crate::proxy::retry::Tries;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
+use crate::tls::TlsSession;
 use crate::upstream::Attempt;
 
 tokio::task_local! {
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     /// As far as the connection tells: a request may name another, if its peer is believed.
     pub(crate) client: Client,
     pub(crate) scheme: Scheme,
+    /// `None`: in the clear.
+    pub(crate) tls: Option<Arc<TlsSession>>,
     pub(crate) clock: Arc<Clock>,
     /// How long a tunnel may carry nothing.
     pub(crate) tunnel_idle: Option<Duration>,
@@ -125,6 +128,7 @@ impl Ctx {
                 index: None,
                 client: Client::direct(None),
                 scheme: Scheme::Http,
+                tls: None,
                 clock: Arc::new(Clock::new()),
                 tunnel_idle: None,
                 body_size: None,
@@ -133,8 +137,10 @@ impl Ctx {
             })
         });
         connection.clock.take();
+        let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);
+        exchange.tls.clone_from(&connection.tls);
         Box::new(Self {
-            exchange: Exchange::new(RequestId::mint(), connection.client, connection.scheme),
+            exchange,
             pace: connection.stream.map(|bounds| bounds.pace),
             connection,
             route: None,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use pingora_core::Error as PingoraError;
 use pingora_proxy::{FailToProxy, Session};
 
-use crate::filter::{Body, Error, Exchange, Fields, Party, RequestId, ResponseHead};
+use crate::filter::{Body, Error, Exchange, Fields, Party, Reply, RequestId, ResponseHead};
 use crate::observe::Observers;
 use crate::proxy::log::{self, Refused};
 use crate::proxy::reply::{error_body, error_page};
@@ -67,12 +67,20 @@ pub(super) fn missed(expired: Expired) -> Error {
     }
 }
 
+/// The reason of a refusal since the client speaks HTTP to a port that speaks TLS.
+pub(crate) const PLAINTEXT: &str = "plaintext_on_tls";
+
+fn speaks_tls(id: &str) -> Reply {
+    Reply::text(400, format!("400 Bad Request\nthis port speaks TLS: ask for it by https://\nrequest id: {id}\n"))
+}
+
 /// The bytes of an answer to a request that never got as far as a session, which is recorded here. The connection closes.
 pub(crate) fn refusal(refused: &Refused<'_>, pages: &ErrorPages, observers: &Observers) -> Bytes {
     let (id, status) = (RequestId::mint(), refused.status);
     let mut exchange = Exchange::new(id, refused.client, refused.scheme);
     exchange.target = refused.target();
-    let reply = error_page(pages, status, &exchange).unwrap_or_else(|| error_body(status, &id.to_string(), false));
+    let own = |id: &str| if refused.reason == PLAINTEXT { speaks_tls(id) } else { error_body(status, id, false) };
+    let reply = error_page(pages, status, &exchange).unwrap_or_else(|| own(&id.to_string()));
     let phrase = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let Body::Whole(body) = reply.body else { return Bytes::new() };
     let silent = exchange.target.method() == http::Method::HEAD;

@@ -150,8 +150,8 @@ fn report(ctx: &Ctx, failure: &Error) {
 }
 
 /// Pingora refused a request, with an answer that is no more than a head: two `Host` fields, say.
-pub(crate) fn refused_unseen(listener: &str, client: Client, observers: &Observers) {
-    let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme: Scheme::Http, seen: b"" };
+pub(crate) fn refused_unseen(listener: &str, client: Client, scheme: Scheme, observers: &Observers) {
+    let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme, seen: b"" };
     refused(&refusal, RequestId::mint(), Some(0), observers);
 }
 

@@ -15,6 +15,7 @@ use crate::filter::{Body, Client, Error, Exchange, Party, Reply, RequestId, Resp
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent};
 use crate::proxy::head::{OfflineRequest, UpstreamRequest, UpstreamResponse, strip_hop_by_hop};
+use crate::proxy::https::redirect_to_https;
 use crate::proxy::reply::own_error;
 use crate::proxy::request::{Act, act};
 use crate::proxy::response;
@@ -29,7 +30,8 @@ pub struct Offline {
     snapshot: Arc<Snapshot>,
     via: Via,
     /// Where listeners listen, in their order.
-    addresses: Vec<ListenAddress>,
+    /// Of its listeners, and whether they speak TLS.
+    addresses: Vec<(ListenAddress, bool)>,
     report: Report,
     runtime: tokio::runtime::Runtime,
 }
@@ -100,7 +102,7 @@ impl Offline {
     /// The system gives no runtime for filters to run on.
     pub(crate) fn new(compiled: Compiled, report: Report) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let addresses = compiled.boot.listeners.into_iter().map(|listener| listener.address).collect();
+        let addresses = compiled.boot.listeners.into_iter().map(|listener| (listener.address, listener.tls)).collect();
         let snapshot = Arc::new(compiled.snapshot);
         runtime.block_on(async {
             for upstream in snapshot.upstreams() {
@@ -157,7 +159,9 @@ impl Offline {
 
     fn listener_for(&self, url: &Url) -> Option<usize> {
         let has_port = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(tcp) if Some(tcp.port()) == url.port());
-        self.addresses.iter().position(has_port).or(Some(0)).filter(|_| !self.addresses.is_empty())
+        let by_port = self.addresses.iter().position(|(address, _)| has_port(address));
+        let by_scheme = || self.addresses.iter().position(|(_, tls)| *tls == url.is_secure());
+        by_port.or_else(by_scheme).or(Some(0)).filter(|_| !self.addresses.is_empty())
     }
 
     fn unknown_listener(&self, name: &str) -> QuestionError {
@@ -223,6 +227,9 @@ impl Carrier<'_> {
                 return Err(error);
             }
         };
+        if let Some(reply) = redirect_to_https(head, &self.exchange, entrance, snapshot)? {
+            return Ok(Some(reply));
+        }
         let route = arrival.route(head, &mut self.exchange, unmerged, snapshot)?;
         arrival.claims(head, &self.exchange)?.put_in(head)?;
         self.route = Some(route.clone());

@@ -12,6 +12,7 @@ use crate::proxy::bounds::{bounded, limit_body};
 use crate::proxy::enter::{Admitted, Arrival, Entrance, admit, as_sent};
 use crate::proxy::failure::missed;
 use crate::proxy::head::ClientRequest;
+use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::reply::OVERLOADED;
 use crate::proxy::settle::settle;
 use crate::proxy::split::choose;
@@ -72,6 +73,10 @@ impl Proxy {
                 return Err(error);
             }
         };
+        if let Some(reply) = redirect_to_https(session.req_header(), &ctx.exchange, entrance, &snapshot)? {
+            ctx.own_answer = Some(REDIRECT);
+            return Ok(Some(reply));
+        }
         let route = arrival.route(session.req_header_mut(), &mut ctx.exchange, unmerged, &snapshot)?;
         ctx.admitted = self.load.enter(route.overload(), route.priority);
         if ctx.admitted.is_none() {
@@ -118,6 +123,7 @@ impl Proxy {
         let entrance = Entrance { listener: ctx.connection.index, peer: ctx.connection.client.ip() };
         // Of its own: nothing that a rehearsal does may be taken for what this request did.
         let mut exchange = Exchange::new(ctx.exchange.id, ctx.connection.client, ctx.connection.scheme);
+        exchange.tls.clone_from(&ctx.connection.tls);
         let tracer = Tracer { snapshot, via: &self.via, places: &|_| None, far: FAR, live: true };
         let trace = tracer.trace(session.req_header().clone(), &Bytes::new(), &mut exchange, entrance).await;
         ctx.exchange.target = exchange.target;

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use pingora_core::server::configuration::ServerConf;
 
@@ -12,7 +13,8 @@ use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::snapshot::Route;
-use crate::runtime::{Action, ErrorPages, ListenerPolicy, Redirect, Respond, Side, Snapshot, Split, Trust};
+use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Redirect, Respond, Side, Snapshot, Split, Trust};
+use crate::tls::Terminator;
 use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
@@ -44,6 +46,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) http2: bool,
     /// Whether PROXY headers are read.
     pub(crate) proxy_protocol: bool,
+    pub(crate) tls: bool,
 }
 
 /// The boot plan that the process runs by.
@@ -153,15 +156,23 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     router.finish();
     let Chains { tasks, kept, .. } = chains;
     let errors = ErrorPages::read(config.errors, report);
+    let terminators: Vec<_> = config.listeners.iter().map(|listener| terminator(listener, previous, report)).collect();
     if report.has_errors() {
         return None;
     }
-    let policy = |listener: &Named<config::Listener>| ListenerPolicy {
+    let policy = |(listener, tls): (&Named<config::Listener>, Option<Arc<Terminator>>)| ListenerPolicy {
         limits: listener.value.limits.or(&config.default_limits),
         trust: Trust::of(&listener.value),
         underscores: listener.value.underscores,
+        redirect_to_https: listener
+            .value
+            .redirect_to_https
+            .as_ref()
+            .filter(|redirect| redirect.value)
+            .map(|_| HttpsPorts::of(&listener.value, &config.listeners)),
+        tls,
     };
-    let policies = config.listeners.iter().map(policy).collect();
+    let policies = config.listeners.iter().zip(terminators).map(policy).collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let mut explain_token = None;
     let admin = config.admin.map(|admin| {
@@ -284,13 +295,27 @@ fn action(action: config::Action, upstreams: &Upstreams) -> Option<Action> {
 }
 
 fn listener(section: Named<config::Listener>) -> ListenerPlan {
+    let http2 = speaks_http2(&section.value);
     ListenerPlan {
         name: section.name.value.as_str().into(),
         address: section.value.address.value,
         mode: section.value.mode.map(|mode| mode.value),
-        http2: section.value.http2,
+        http2,
         proxy_protocol: section.value.proxy_protocol.is_some(),
+        tls: section.value.tls.is_some(),
     }
+}
+
+/// With TLS both sides agree on it; without, a client must know beforehand.
+fn speaks_http2(listener: &config::Listener) -> bool {
+    listener.http2.unwrap_or(listener.tls.is_some())
+}
+
+/// TLS of a listener, which goes on from that of the listener of its name.
+fn terminator(listener: &Named<config::Listener>, previous: Option<&Snapshot>, report: &mut Report) -> Option<Arc<Terminator>> {
+    let section = listener.value.tls.as_ref()?;
+    let before = previous.and_then(|previous| previous.tls_of(listener.name.value.as_str()));
+    Terminator::read(section, speaks_http2(&listener.value), before, SystemTime::now(), report).map(Arc::new)
 }
 
 #[cfg(test)]

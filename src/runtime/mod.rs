@@ -2,6 +2,7 @@
 
 mod compile;
 mod errors;
+mod https;
 mod routes;
 mod snapshot;
 mod split;
@@ -11,6 +12,7 @@ mod trust;
 
 pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
 pub(crate) use self::errors::ErrorPages;
+pub(crate) use self::https::HttpsPorts;
 pub use self::routes::{Asked, Routes};
 pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Snapshot};
 pub(crate) use self::split::{Side, Split};

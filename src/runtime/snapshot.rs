@@ -10,7 +10,8 @@ use crate::config::{ListenerLimits, Overload, Priority, Span, Underscores};
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
-use crate::runtime::{ErrorPages, Split, Trust};
+use crate::runtime::{ErrorPages, HttpsPorts, Split, Trust};
+use crate::tls::Terminator;
 use crate::types::{HeaderName, Secret, Template};
 use crate::upstream::Upstream;
 
@@ -38,6 +39,10 @@ pub(crate) struct ListenerPolicy {
     pub(crate) limits: ListenerLimits,
     pub(crate) trust: Trust,
     pub(crate) underscores: Underscores,
+    /// Everything in the clear is sent to https.
+    pub(crate) redirect_to_https: Option<HttpsPorts>,
+    /// `None`: it speaks in the clear.
+    pub(crate) tls: Option<Arc<Terminator>>,
 }
 
 /// Work beside requests: it ends with the snapshot.
@@ -187,6 +192,17 @@ impl Snapshot {
     /// The name of a listener.
     pub(crate) fn listener_name(&self, place: usize) -> Option<&Arc<str>> {
         self.router.listeners().get(place)
+    }
+
+    /// TLS of the listener of this name.
+    pub(super) fn tls_of(&self, name: &str) -> Option<&Terminator> {
+        self.listeners.get(self.listener_named(name)?)?.tls.as_deref()
+    }
+
+    /// TLS of each listener that has it, with its name.
+    pub(crate) fn terminators(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Terminator>)> {
+        let names = self.router.listeners().iter();
+        names.zip(&self.listeners).filter_map(|(name, policy)| policy.tls.as_ref().map(|tls| (name, tls)))
     }
 
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {

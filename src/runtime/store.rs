@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::ListenerLimits;
 use crate::runtime::{Snapshot, Trust};
+use crate::tls::Terminator;
 
 pub(crate) struct Store(ArcSwap<Snapshot>);
 
@@ -27,6 +28,11 @@ impl Store {
     /// Looks at whom a listener trusts, by its place in the boot plan.
     pub(crate) fn trust<T>(&self, listener: usize, look: impl FnOnce(&Trust) -> T) -> T {
         look(&self.0.load().listener(listener).trust)
+    }
+
+    /// TLS of a listener, by its place in the boot plan.
+    pub(crate) fn tls(&self, listener: usize) -> Option<Arc<Terminator>> {
+        self.0.load().listener(listener).tls.clone()
     }
 
     /// The limits of a listener, by its place in the boot plan.

@@ -257,7 +257,7 @@ mod tests {
 
     fn bind(address: &str) -> Result<Vec<Bound>, BindError> {
         let address = address.parse().unwrap();
-        let plan = ListenerPlan { name: "main".into(), address, mode: None, http2: false, proxy_protocol: false };
+        let plan = ListenerPlan { name: "main".into(), address, mode: None, http2: false, proxy_protocol: false, tls: false };
         Binder::new(None, Tenure::default()).listeners(&[plan])
     }
 

@@ -15,10 +15,11 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{self, Clock, Connection, Refused, refusal, refused_silently, refused_unseen};
+use crate::proxy::{self, Clock, Connection, PLAINTEXT, Refused, refusal, refused_silently, refused_unseen};
 use crate::server::drain::Closing;
+use crate::server::handshake::{Handshake, shake};
 use crate::server::head::{Body, Scan, scan};
-use crate::server::http2;
+use crate::server::http2::{self, Origin};
 use crate::server::listeners::{Listener, TooMany};
 use crate::server::proxy_protocol::{Preamble, read};
 use crate::server::stream::Conn;
@@ -66,6 +67,19 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
             Err(TooMany) => return,
         };
     }
+    let mut tls = None;
+    let mut http2 = listener.http2;
+    if let Some(terminator) = listener.store.tls(listener.index) {
+        match shake(&mut conn, &terminator, client, &listener).await {
+            Handshake::Done(session, agreed) => {
+                tls = Some(session);
+                http2 = agreed;
+            }
+            Handshake::Plaintext => return refuse(conn, 400, PLAINTEXT, &listener, client, Scheme::Http).await,
+            Handshake::Over => return,
+        }
+    }
+    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     let mut served: u32 = 0;
     let leftover = conn.leftover();
     let mut waiting = pin!(listener.drain.closing_idle());
@@ -75,7 +89,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
         conn.limit(&limits);
         match next(&mut conn, &limits, &mut closing).await {
             Next::Request(_, Body::Length(length)) if limits.body_size.is_some_and(|limit| length > limit) => {
-                return refuse(conn, 413, "body_too_large", &listener, client).await;
+                return refuse(conn, 413, "body_too_large", &listener, client, scheme).await;
             }
             Next::Request(head, body) => {
                 served = served.saturating_add(1);
@@ -84,7 +98,8 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     listener: listener.name.clone(),
                     index: Some(listener.index),
                     client,
-                    scheme: Scheme::Http,
+                    scheme,
+                    tls: tls.clone(),
                     clock: clock.clone(),
                     tunnel_idle: limits.websocket_idle_timeout,
                     body_size: limits.body_size,
@@ -95,14 +110,15 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     Some(reusable) => conn = reusable,
                     None if clock.is_taken() => return leftover.linger().await,
                     // Of what passed our reading Pingora refuses nothing, as far as tests can show.
-                    None => return refused_unseen(&listener.name, client, &listener.observers),
+                    None => return refused_unseen(&listener.name, client, scheme, &listener.observers),
                 }
             }
-            Next::Http2 if listener.http2 && served == 0 => {
-                return http2::serve(conn.into_http2(), client, &clock, &listener, limits).await;
+            Next::Http2 if http2 && served == 0 => {
+                let origin = Origin { client, scheme, tls };
+                return http2::serve(conn.into_http2(), origin, &clock, &listener, limits).await;
             }
-            Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client).await,
-            Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client).await,
+            Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client, scheme).await,
+            Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client, scheme).await,
             Next::Closed => return,
         }
     }
@@ -209,8 +225,8 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connectio
     stream.into_any().downcast::<Conn>().ok().map(|conn| *conn)
 }
 
-async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client) {
-    let refused = Refused { status, reason, listener: &listener.name, client, scheme: Scheme::Http, seen: conn.ahead() };
+async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client, scheme: Scheme) {
+    let refused = Refused { status, reason, listener: &listener.name, client, scheme, seen: conn.ahead() };
     let answer = refusal(&refused, listener.store.load().errors(), &listener.observers);
     // A client that does not listen is left.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {

@@ -16,6 +16,7 @@ use crate::filter::{Client, Scheme};
 use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_silently};
 use crate::server::listeners::Listener;
 use crate::server::stream::Conn;
+use crate::tls::TlsSession;
 
 /// How much longer than its time an exchange may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
@@ -23,17 +24,26 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Room for pseudo-fields in a list of fields.
 const PSEUDO: usize = 8;
 
+/// Where the streams of a connection come from.
+#[derive(Clone)]
+pub(super) struct Origin {
+    pub(super) client: Client,
+    pub(super) scheme: Scheme,
+    pub(super) tls: Option<Arc<TlsSession>>,
+}
+
 /// Serves an HTTP/2 connection until it ends.
-pub(super) async fn serve(conn: Conn, client: Client, clock: &Clock, listener: &Arc<Listener>, limits: ListenerLimits) {
-    carry(conn, client, listener, limits).await;
+pub(super) async fn serve(conn: Conn, origin: Origin, clock: &Clock, listener: &Arc<Listener>, limits: ListenerLimits) {
+    let (client, scheme) = (origin.client, origin.scheme);
+    carry(conn, origin, listener, limits).await;
     if clock.expired() == Some(Expired::Flood) {
         let (name, observers) = (&*listener.name, &listener.observers);
-        let refused = Refused { status: 400, reason: "http2_flood", listener: name, client, scheme: Scheme::Http, seen: b"" };
+        let refused = Refused { status: 400, reason: "http2_flood", listener: name, client, scheme, seen: b"" };
         refused_silently(&refused, observers);
     }
 }
 
-async fn carry(conn: Conn, client: Client, listener: &Arc<Listener>, limits: ListenerLimits) {
+async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: ListenerLimits) {
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = limits.idle_timeout;
     let bounds = StreamBounds {
@@ -43,7 +53,7 @@ async fn carry(conn: Conn, client: Client, listener: &Arc<Listener>, limits: Lis
         pace: Pace::new(&limits),
     };
     let (served, full) = (AtomicU32::new(0), Notify::new());
-    let app = Arc::new(Streams { listener: listener.clone(), client, limits, bounds, served, full, options });
+    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, full, options });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
@@ -59,7 +69,7 @@ async fn carry(conn: Conn, client: Client, listener: &Arc<Listener>, limits: Lis
 
 struct Streams {
     listener: Arc<Listener>,
-    client: Client,
+    origin: Origin,
     limits: ListenerLimits,
     bounds: StreamBounds,
     /// How many requests have come.
@@ -87,8 +97,9 @@ impl HttpServerApp for Streams {
         let connection = Connection {
             listener: self.listener.name.clone(),
             index: Some(self.listener.index),
-            client: self.client,
-            scheme: Scheme::Http,
+            client: self.origin.client,
+            scheme: self.origin.scheme,
+            tls: self.origin.tls.clone(),
             clock: clock.clone(),
             tunnel_idle: None,
             body_size: self.limits.body_size,

@@ -71,7 +71,12 @@ impl ServiceWithDependents for Listeners {
                     continue;
                 }
             };
-            let protocols = if plan.http2 { "http/1.1 and h2c" } else { "http/1.1" };
+            let protocols = match (plan.tls, plan.http2) {
+                (false, false) => "http/1.1",
+                (false, true) => "http/1.1 and h2c",
+                (true, false) => "http/1.1 over TLS",
+                (true, true) => "h2 and http/1.1 over TLS",
+            };
             log::info!("listening on {address} listener={} protocols={protocols:?}", plan.name);
             let listener = Arc::new(Listener {
                 meter: metrics().listener(&plan.name),
@@ -81,6 +86,7 @@ impl ServiceWithDependents for Listeners {
                 proxy_protocol: plan.proxy_protocol,
                 gate: Arc::default(),
                 clients: Arc::new(Clients::new()),
+                handshakes: Arc::new(Clients::new()),
                 proxy: self.proxy.clone(),
                 store: self.store.clone(),
                 drain: self.drain.clone(),
@@ -116,9 +122,11 @@ pub(super) struct Listener {
     pub(super) index: usize,
     pub(super) http2: bool,
     proxy_protocol: bool,
-    meter: Arc<ListenerMeter>,
+    pub(super) meter: Arc<ListenerMeter>,
     gate: Arc<Gate>,
     clients: Arc<Clients>,
+    /// Their TLS handshakes that are in progress.
+    pub(super) handshakes: Arc<Clients>,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
     pub(super) store: Arc<Store>,
     pub(super) drain: Arc<Drain>,

@@ -13,6 +13,7 @@ mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gate;
+mod handshake;
 mod head;
 mod http2;
 mod listeners;
@@ -131,7 +132,8 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Star
     let names = compiled.snapshot.upstreams().iter().any(|upstream| upstream.has_names());
     let sockets = seat.predecessor.iter().flat_map(Predecessor::files);
     // While paths are still meant from the folder in which the process was started.
-    let places = Places::of(&compiled.boot, &report.files(), names).with_sockets(sockets);
+    let files: Vec<_> = report.files().into_iter().chain(report.followed().iter().cloned()).collect();
+    let places = Places::of(&compiled.boot, &files, names).with_sockets(sockets);
     let conf = &compiled.boot.pingora;
     let launcher = if conf.daemon { Some(background::enter(conf, conf.daemon_wait_for_ready)?) } else { None };
     let launcher = Arc::new(Mutex::new(launcher));

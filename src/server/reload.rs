@@ -22,6 +22,7 @@ use crate::runtime::{Compiled, InForce, Snapshot, Store, Upkeep};
 use crate::server::sandbox::Sandbox;
 use crate::server::signals::Caught;
 use crate::server::supervisor;
+use crate::tls::Change;
 
 /// Reads and compiles the configuration, given the snapshot in force.
 pub(crate) type Load = Arc<dyn Fn(Option<&Snapshot>) -> (Option<Compiled>, Report) + Send + Sync>;
@@ -73,6 +74,22 @@ impl Configuration {
         supervisor::ready(false);
     }
 
+    /// Takes up certificates whose files have changed. They belong to the configuration in force, which stays as it is.
+    async fn refresh(&self) {
+        let snapshot = self.store.load();
+        if snapshot.terminators().next().is_none() {
+            return;
+        }
+        let look = move || {
+            for (listener, tls) in snapshot.terminators() {
+                tls.refresh(SystemTime::now()).iter().for_each(|change| tell(listener, change));
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(look).await {
+            log::error!("certificates can't be followed error={error}");
+        }
+    }
+
     async fn replace(&self, current: &mut Current, cause: &str) {
         let started = Instant::now();
         let (load, snapshot) = (self.load.clone(), self.store.load());
@@ -86,7 +103,8 @@ impl Configuration {
         };
         current.files = report.files();
         current.stamps = stamps(&current.files);
-        for file in current.sandbox.outside(&current.files) {
+        let followed = report.followed().to_vec();
+        for file in current.sandbox.outside(&current.files).into_iter().chain(current.sandbox.outside(&followed)) {
             log::error!(
                 "reload names a file outside of what this process may read, which `hardening.landlock` settled at its start: for this \
                  configuration start a new process with `ravelin run -u` file={}",
@@ -155,9 +173,11 @@ impl BackgroundService for Configuration {
         while !*shutdown.borrow() {
             tokio::select! {
                 _ = hangup.recv() => self.reload(&mut current, "SIGHUP").await,
-                _ = tick.tick(), if current.reload == config::Reload::Watch => {
-                    if current.changed() {
+                _ = tick.tick() => {
+                    if current.reload == config::Reload::Watch && current.changed() {
                         self.reload(&mut current, "watch").await;
+                    } else {
+                        self.refresh().await;
                     }
                 }
                 changed = shutdown.changed() => {
@@ -178,6 +198,25 @@ impl Current {
             return false;
         }
         now.values().all(|stamp| stamp.is_some_and(|(modified, _)| modified.elapsed().is_ok_and(|age| age >= WATCH / 2)))
+    }
+}
+
+fn tell(listener: &str, change: &Change) {
+    match change {
+        Change::Taken { file, worry: None } => log::info!("certificate renewed listener={listener} file={}", file.display()),
+        Change::Taken { file, worry: Some(worry) } => {
+            log::warn!("certificate renewed, but {worry} listener={listener} file={}", file.display());
+        }
+        Change::TakenIssuers { file } => {
+            log::info!("issuers of client certificates renewed listener={listener} file={}", file.display())
+        }
+        Change::Refused { file, reason } => {
+            metrics().certificate_refused();
+            log::error!(
+                "certificate can't be renewed, the one before stays in force listener={listener} file={} reason={reason:?}",
+                file.display()
+            );
+        }
     }
 }
 

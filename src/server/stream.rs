@@ -27,7 +27,7 @@ use crate::config::ListenerLimits;
 use crate::proxy::{Clock, Expired, Pace, Uptake};
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
-use crate::server::socket::{Leftover, Socket};
+use crate::server::socket::{Leftover, Rewound, Socket};
 
 /// Small writes are joined up to this size: a head and a small body leave together.
 const JOIN: usize = 8 * 1024;
@@ -84,6 +84,18 @@ impl Conn {
             pace: Pace::default(),
             calmed: false,
         }
+    }
+
+    /// Gives the socket to a TLS handshake, with what has been read ahead.
+    pub(super) fn rewind(&mut self) -> Option<Rewound> {
+        let ahead = mem::take(&mut self.ahead);
+        self.timer = None;
+        self.io.rewind(ahead)
+    }
+
+    /// Takes what the handshake has made of it.
+    pub(super) fn secure(&mut self, io: Socket) {
+        self.io = io;
     }
 
     /// The limits of its listener, which a reload changes.
@@ -307,7 +319,10 @@ impl Conn {
             }
         }
         self.out = BytesMut::new();
-        Poll::Ready(Ok(()))
+        match self.io.poll_drain(cx) {
+            Poll::Pending => self.stalled(cx),
+            drained => drained,
+        }
     }
 
     /// The client takes nothing: only its own time and that of the whole exchange run.
@@ -437,11 +452,11 @@ impl UniqueID for Conn {
 
 impl Ssl for Conn {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.stream()?.get_ssl_digest()
+        self.io.digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        if self.frames.is_some() { Some(ALPN::H2) } else { self.io.stream()?.selected_alpn_proto() }
+        if self.frames.is_some() { Some(ALPN::H2) } else { None }
     }
 }
 

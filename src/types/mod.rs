@@ -24,6 +24,7 @@ mod status;
 mod template;
 mod token;
 mod url;
+mod watched;
 mod word_or;
 
 pub use self::address::{Address, AddressError, ListenAddress, ListenAddressError};
@@ -48,6 +49,7 @@ pub use self::status::{Status, StatusError};
 pub use self::template::{LogTemplate, LogTemplateError, Phase, Piece, Template, TemplateError, Values, Variable};
 pub use self::token::{Token, TokenError};
 pub use self::url::{Url, UrlError};
+pub use self::watched::Watched;
 pub use self::word_or::WordOr;
 
 /// `Deserialize` from text, and a JSON Schema that says what text.

@@ -32,6 +32,7 @@ mod origin;
 mod ports;
 mod process;
 mod serve;
+pub(crate) mod tls;
 mod usage;
 mod wire;
 

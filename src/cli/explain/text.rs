@@ -98,6 +98,7 @@ impl Text<'_> {
                 let line = match outcome.kind {
                     "no_route" if self.trace.candidates.is_empty() => format!("→ {status}: there are no routes"),
                     "no_route" => format!("→ {status}: no route matches"),
+                    "answered" => format!("→ {status}: answered before it is routed"),
                     _ => format!("→ {status}: refused before it is routed"),
                 };
                 write!(f, "{}", self.paint(Paint::Bad, &line))?;

@@ -20,6 +20,9 @@ impl Resolver<'_> {
                 let diagnostic = Diagnostic::error(mode.span, "`mode` is for unix sockets: a TCP address has no file");
                 self.report.push(diagnostic.hint("remove it, or listen on unix:/path").related(address.span, "the address"));
             }
+            if whole {
+                self.tls(&listener);
+            }
             // A broken network is reported, and was meant to be trusted.
             if whole {
                 self.proxies(&listener);
@@ -39,6 +42,27 @@ impl Resolver<'_> {
             listeners.push(Named { name: entry.name, value: listener });
         }
         listeners
+    }
+
+    /// Whether a listener can prove who it is.
+    fn tls(&mut self, listener: &Listener) {
+        if let Some(redirect) = listener.redirect_to_https.as_ref().filter(|redirect| redirect.value)
+            && let Some(tls) = &listener.tls
+        {
+            let diagnostic = Diagnostic::error(redirect.span, "`redirect_to_https` is for listeners without `tls`");
+            let hint = "what comes here is https already: remove it, or give it to the listener on port 80";
+            self.report.push(diagnostic.hint(hint).related(tls.span, "the listener's `tls`"));
+        }
+        let Some(tls) = &listener.tls else { return };
+        if tls.certificates.is_empty() {
+            let diagnostic = Diagnostic::error(tls.span, "`tls` has no certificate: no client could connect");
+            self.report.push(diagnostic.hint("add one: `certificates: [{cert: site.pem, key: site.key}]`"));
+        }
+        let files = tls.certificates.iter().flat_map(|files| [Some(&files.cert), Some(&files.key), files.ocsp.as_ref()]);
+        let ca = tls.client_auth.as_ref().map(|auth| &auth.ca);
+        for path in files.flatten().chain(ca).filter(|path| path.as_os_str().is_empty()) {
+            self.report.push(Diagnostic::error(path.span, "the path is empty").hint("write the path of a PEM file"));
+        }
     }
 
     /// Whom a listener trusts: over TCP somebody by address, on a unix socket whoever may open it.

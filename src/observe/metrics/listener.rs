@@ -12,6 +12,10 @@ pub(crate) struct ListenerMeter {
     name: Box<str>,
     parts: Sharded<Part>,
     refused: Words,
+    /// By version, and whether a session was resumed.
+    handshakes: Words,
+    /// By reason.
+    handshake_failures: Words,
     /// By reason, in microseconds.
     paused: [Count; Pause::ALL.len()],
 }
@@ -47,7 +51,14 @@ pub(crate) struct OpenConnection(Arc<ListenerMeter>);
 
 impl ListenerMeter {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), parts: Sharded::new(), refused: Words::new(16), paused: Default::default() }
+        Self {
+            name: name.into(),
+            parts: Sharded::new(),
+            refused: Words::new(16),
+            handshakes: Words::new(8),
+            handshake_failures: Words::new(32),
+            paused: Default::default(),
+        }
     }
 
     /// A connection was accepted.
@@ -63,6 +74,16 @@ impl ListenerMeter {
         self.refused.add((reason, ""));
     }
 
+    /// A TLS handshake is done.
+    pub(crate) fn handshaken(&self, version: &'static str, resumed: bool) {
+        self.handshakes.add((version, if resumed { "yes" } else { "no" }));
+    }
+
+    /// A TLS handshake failed; the reason is a constant word.
+    pub(crate) fn handshake_failed(&self, reason: &'static str) {
+        self.handshake_failures.add((reason, ""));
+    }
+
     /// Nothing was accepted for so long.
     pub(crate) fn paused(&self, why: Pause, time: Duration) {
         self.paused[why as usize].add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
@@ -73,6 +94,18 @@ impl ListenerMeter {
             let micros = self.paused[why as usize].get();
             let seconds = format_args!("{}.{:06}", micros / 1_000_000, micros % 1_000_000).to_string();
             out.sample(&[("listener", &self.name), ("reason", why.as_str())], seconds);
+        }
+    }
+
+    pub(super) fn write_handshakes(&self, out: &mut Text<'_>) {
+        for ((version, resumed), count) in self.handshakes.all() {
+            out.sample(&[("listener", &self.name), ("version", version), ("resumed", resumed)], count);
+        }
+    }
+
+    pub(super) fn write_handshake_failures(&self, out: &mut Text<'_>) {
+        for ((reason, _), count) in self.handshake_failures.all() {
+            out.sample(&[("listener", &self.name), ("reason", reason)], count);
         }
     }
 

@@ -55,6 +55,7 @@ pub(crate) struct Metrics {
     reload_failures: Count,
     last_reload_failed: AtomicBool,
     snapshots: Count,
+    certificates_refused: Count,
     log_lines_lost: Count,
 }
 
@@ -78,6 +79,7 @@ impl Metrics {
             reload_failures: Count::default(),
             last_reload_failed: AtomicBool::new(false),
             snapshots: Count::default(),
+            certificates_refused: Count::default(),
             log_lines_lost: Count::default(),
         }
     }
@@ -135,6 +137,11 @@ impl Metrics {
     pub(crate) fn reload_failed(&self) {
         self.reload_failures.add(1);
         self.last_reload_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// The files of a certificate have changed, and what is in them can't be served.
+    pub(crate) fn certificate_refused(&self) {
+        self.certificates_refused.add(1);
     }
 
     /// A snapshot was made.
@@ -241,6 +248,13 @@ impl Metrics {
             "Connections that were closed unread, by reason.",
             ListenerMeter::write_refused,
         );
+        family("ravelin_tls_handshakes_total", "counter", "TLS handshakes that are done.", ListenerMeter::write_handshakes);
+        family(
+            "ravelin_tls_handshake_failures_total",
+            "counter",
+            "TLS handshakes that failed, by reason.",
+            ListenerMeter::write_handshake_failures,
+        );
         family(
             "ravelin_accept_paused_seconds_total",
             "counter",
@@ -256,6 +270,13 @@ impl Metrics {
         out.single("ravelin_config_reload_failures_total", "counter", "Reloads that were refused.", failures);
         let success = u8::from(!self.last_reload_failed.load(Ordering::Relaxed));
         out.single("ravelin_config_last_reload_successful", "gauge", "0 after a reload that was refused, else 1.", success);
+        let refused = self.certificates_refused.get();
+        out.single(
+            "ravelin_certificate_reload_failures_total",
+            "counter",
+            "Changed files of certificates that could not be used.",
+            refused,
+        );
         let snapshots = self.snapshots.get();
         out.single(
             "ravelin_config_snapshots",
@@ -341,6 +362,8 @@ mod tests {
         let _open = listener.accepted();
         drop(listener.accepted());
         listener.refused("connections_per_client");
+        listener.handshaken("TLSv1.3", true);
+        listener.handshake_failed("timeout");
         listener.paused(Pause::Descriptors, Duration::from_millis(1500));
         let (_in_flight, _snapshot) = (metrics.began(), metrics.snapshot());
         metrics.record(&event(Some(200), None), Some(&route), Some(&upstream));

@@ -11,6 +11,7 @@ use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
+use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::request::{Act, act};
 use crate::proxy::split::choose;
 use crate::proxy::trace::{Action, Asked, Candidate, Endpoint, Outcome, Retry, Sent, Side, Step, Taken, Target, Trace};
@@ -56,6 +57,19 @@ impl Tracer<'_> {
                 return trace;
             }
         };
+        match redirect_to_https(&head, exchange, entrance, self.snapshot) {
+            Ok(None) => {}
+            Ok(Some(reply)) => {
+                let location = reply.head.get("location").map(|location| String::from_utf8_lossy(location).into_owned());
+                trace.action = Some(Action::Redirect { location: location.unwrap_or_default() });
+                trace.outcome = Outcome { reason: Some(REDIRECT.to_owned()), ..Outcome::answered(&reply) };
+                return trace;
+            }
+            Err(error) => {
+                trace.outcome = Outcome::of("refused", &error);
+                return trace;
+            }
+        }
         self.candidates(&mut trace, &head, exchange, entrance, unmerged.as_deref());
         let route = match arrival.route(&mut head, exchange, unmerged, self.snapshot) {
             Ok(route) => route,

@@ -1,0 +1,19 @@
+//! TLS towards clients: certificates by name, sessions that are resumed, certificates of clients.
+//!
+//! What a listener is configured with becomes a [`Terminator`], which belongs to the snapshot. Its certificates follow their files
+//! ([`files`]); beside them are those that come and go by themselves ([`Issued`]). A handshake asks the terminator once the client has
+//! said which name it wants, and goes on by the answer: nothing is decided before.
+
+mod certificate;
+mod files;
+mod issued;
+mod names;
+mod provider;
+mod session;
+mod terminator;
+
+pub(crate) use self::certificate::{Certificate, CertificateError};
+pub(crate) use self::files::Change;
+pub(crate) use self::provider::{install_provider, provider};
+pub use self::session::{ClientCertificate, TlsSession};
+pub(crate) use self::terminator::{Answer, Terminator};

@@ -43,6 +43,7 @@ check:
 	@scripts/setup --test
 	.ci/check
 
+test: export RAVELIN_TEST_PEERS = 1
 test: check
 	$(CARGO) test --locked --no-fail-fast
 	scripts/check-conf $(TARGET)/debug
@@ -52,7 +53,7 @@ test-all: export RAVELIN_TEST_ALL = 1
 test-all: test
 
 bench: release
-	$(CARGO) build --locked --release --example bare_pingora
+	$(CARGO) build --locked --release --example bare_pingora --example tls_load
 	benches/compare/run
 
 # Python 3.11 or later.

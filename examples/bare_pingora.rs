@@ -1,7 +1,7 @@
 //! The smallest Pingora proxy that puts the same header fields on the wire as Ravelin does: what `benches/compare` measures
 //! Ravelin against. What a request costs more in Ravelin is Ravelin's own.
 //!
-//! `bare_pingora LISTEN ENDPOINT…`, addresses all of them. It forgives nothing: it is no proxy to run.
+//! `bare_pingora LISTEN [--tls CERT KEY] ENDPOINT…`, addresses all of them. It forgives nothing: it is no proxy to run.
 
 #![expect(clippy::expect_used, reason = "a program for measurements may fail loudly")]
 
@@ -14,6 +14,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::lb::LoadBalancer;
 use pingora::lb::health_check::TcpHealthCheck;
 use pingora::lb::selection::RoundRobin;
+use pingora::listeners::tls::TlsSettings;
 use pingora::prelude::{Error, ErrorType, HttpPeer, Opt, Result, Server};
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::configuration::ServerConf;
@@ -22,7 +23,10 @@ use pingora::services::background::background_service;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-struct Bare(Arc<LoadBalancer<RoundRobin>>);
+struct Bare {
+    balancer: Arc<LoadBalancer<RoundRobin>>,
+    scheme: &'static str,
+}
 
 #[async_trait]
 impl ProxyHttp for Bare {
@@ -31,7 +35,7 @@ impl ProxyHttp for Bare {
     fn new_ctx(&self) {}
 
     async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
-        let endpoint = self.0.select(b"", 256).ok_or_else(|| Error::new(ErrorType::ConnectNoRoute))?;
+        let endpoint = self.balancer.select(b"", 256).ok_or_else(|| Error::new(ErrorType::ConnectNoRoute))?;
         Ok(Box::new(HttpPeer::new(endpoint, false, String::new())))
     }
 
@@ -39,7 +43,7 @@ impl ProxyHttp for Bare {
         if let Some(client) = session.client_addr().and_then(|address| address.as_inet()) {
             head.insert_header("x-forwarded-for", client.ip().to_string())?;
         }
-        head.insert_header("x-forwarded-proto", "http")?;
+        head.insert_header("x-forwarded-proto", self.scheme)?;
         if let Some(host) = head.headers.get("host").cloned() {
             head.insert_header("x-forwarded-host", host)?;
         }
@@ -53,8 +57,9 @@ impl ProxyHttp for Bare {
 }
 
 fn main() {
-    let mut arguments = env::args().skip(1);
+    let mut arguments = env::args().skip(1).peekable();
     let listen = arguments.next().expect("LISTEN");
+    let pair = arguments.next_if_eq("--tls").map(|_| (arguments.next().expect("CERT"), arguments.next().expect("KEY")));
     let directory = env::temp_dir();
     let conf = ServerConf {
         threads: 1,
@@ -73,8 +78,16 @@ fn main() {
     balancer.health_check_frequency = Some(Duration::from_secs(1));
     let health = background_service("health", balancer);
 
-    let mut proxy = http_proxy_service(&server.configuration, Bare(health.task()));
-    proxy.add_tcp(&listen);
+    let scheme = if pair.is_some() { "https" } else { "http" };
+    let mut proxy = http_proxy_service(&server.configuration, Bare { balancer: health.task(), scheme });
+    match pair {
+        Some((cert, key)) => {
+            let mut settings = TlsSettings::intermediate(&cert, &key).expect("a certificate and its key");
+            settings.enable_h2();
+            proxy.add_tls_with_settings(&listen, None, settings);
+        }
+        None => proxy.add_tcp(&listen),
+    }
     server.add_service(proxy);
     server.add_service(health);
     server.run_forever();

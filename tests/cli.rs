@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -117,8 +118,23 @@ fn every_configuration_of_ours_passes_check() {
             files.push(format!("conf/examples/{name}"));
         }
     }
+    // In a copy, beside the certificates that they name.
+    let copy = tempfile::tempdir().unwrap();
+    assert!(Command::new("cp").arg("-r").arg(root.join("conf")).arg(copy.path()).status().unwrap().success());
+    let certs = copy.path().join("conf/examples/certs");
+    std::fs::create_dir(&certs).unwrap();
+    for name in ["example.com", "example.com-rsa", "wildcard.example.org", "clients"] {
+        let kind = if name.ends_with("-rsa") { &rcgen::PKCS_RSA_SHA256 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
+        let key = rcgen::KeyPair::generate_for(kind).unwrap();
+        let names = vec![name.trim_end_matches("-rsa").replace("wildcard", "*")];
+        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        std::fs::write(certs.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        let path = certs.join(format!("{name}.key"));
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     for file in files {
-        let output = ravelin(root, &["check", "--strict", "-c", &file]);
+        let output = ravelin(copy.path(), &["check", "--strict", "-c", &file]);
         assert!(output.status.success(), "{file}:\n{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -270,7 +270,7 @@ cases! {
     redirect_too_early: routes("  a: {redirect: {to: \"https://b.com/{{ upstream.name }}\"}}\n");
     redirect_onto_itself: routes("  a: {match: {hosts: [a.com], paths: [/a/*]}, redirect: {to: \"http://a.com/a/b\"}}\n  b: {match: {paths: [/b]}, redirect: {to: /b?x=1}}\n  c: {match: {paths: [/c]}, redirect: {to: \"{{ request.path }}\"}}\n  d: {match: {paths: [/d]}, redirect: {to: \"http://{{ request.host }}{{ request.path }}\"}}\n");
     template_unknown_name: routes("  a: {redirect: {to: \"https://b.com{{ request.pth }}\"}}\n");
-    template_not_yet: routes("  a: {redirect: {to: \"https://b.com/{{ tls.sni }}\"}}\n");
+    template_of_a_client: routes("  a: {redirect: {to: \"https://b.com/{{ client.cert.subjct }}\"}}\n");
     template_unclosed: routes("  a: {redirect: {to: \"https://b.com{{ request.path\"}}\n");
     respond_status: routes("  a: {respond: {status: 101}}\n  b: {match: {paths: [/b]}, respond: {status: ok}}\n  c: {match: {paths: [/c]}, respond: {status: \"200\"}}\n");
     respond_body_that_cannot_be: routes("  a:\n    respond:\n      status: 204\n      body: ok\n");

@@ -7,6 +7,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use support::tls::{Authority, Client};
 use support::{Answer, Deadline, H2Connection, Origin, Outgoing, Ravelin, Usage, full, may_open};
 
 /// What one may cost in the proxy, as the issue says; a debug build keeps to it too.
@@ -72,4 +73,32 @@ fn an_idle_http2_connection_is_bounded_too() {
         client
     });
     assert!(each <= 160.0, "{each:.2} KiB each");
+}
+
+#[test]
+fn an_idle_connection_over_tls_is_small_too() {
+    let count = connections() / 2;
+    if !may_open(count as u64 + 1_000) {
+        return eprintln!("skipped: {count} descriptors are not allowed here (ulimit -n)");
+    }
+    let origin = Origin::start("a", vec![Answer::text(200, "hello")]);
+    let authority = Authority::new("ca");
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["a.example"]).write(directory.path(), "a");
+    let ravelin = Ravelin::start(&format!(
+        "listeners:\n  main:\n    address: 127.0.0.1:0\n    tls: {{certificates: [{{cert: \"{path}/a.pem\", key: \"{path}/a.key\"}}]}}\n    \
+         limits: {{idle_timeout: 10m, connections_per_client: none, handshakes_per_client: none}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\n\
+         routes: {{all: {{upstream: a}}}}\n",
+        origin.address(),
+        path = directory.path().display(),
+    ));
+    let client = Client::new(&authority);
+    let each = cost(&ravelin, count, || {
+        let mut connection = client.connect(ravelin.address(), "a.example", Deadline::standard()).unwrap();
+        assert_eq!(connection.get("/some/path?with=query", "a.example").unwrap().0, 200);
+        connection
+    });
+    // rustls keeps 4 KiB to read into, and keys.
+    assert!(each <= 24.0, "{each:.2} KiB each");
 }

@@ -19,7 +19,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
 use rustls::{DigitallySignedStruct, HandshakeKind, NamedGroup, ProtocolVersion, SignatureScheme};
 use support::tls::{Authority, Client, Issued, put};
-use support::{Connection, Deadline, Launch, Ravelin, Signal, free_port, metric};
+use support::{Answer, Connection, Deadline, Launch, Origin, Ravelin, Signal, free_port, metric};
 use tempfile::TempDir;
 
 /// A directory with a configuration, and the process that runs it.
@@ -498,4 +498,306 @@ fn what_comes_in_the_clear_is_sent_to_https() {
         .get("/", "a.example")
         .unwrap();
     assert!(status == 200 && text.ends_with("https"), "{text}");
+}
+
+/// A proxy with one listener in the clear and one that asks for certificates, in front of an origin.
+fn proxied(mode: &str, origin: &Origin, authority: &Authority, clients: &Authority) -> Edge {
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["a.example", "b.example"]).write(directory.path(), "a");
+    put(&directory.path().join("clients.pem"), clients.pem());
+    let configuration = format!(
+        "admin: {{address: 127.0.0.1:0}}\naccess_log: {{format: json}}\n\
+         listeners:\n  main: {{address: 127.0.0.1:0, underscores: pass, tls: {{{ONE}, client_auth: {{ca: clients.pem, mode: {mode}}}}}}}\n  \
+         plain: {{address: 127.0.0.1:0, underscores: pass}}\n  other: {{address: 127.0.0.1:0, tls: {{{ONE}}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\n\
+         routes:\n  known:\n    listeners: [main]\n    filters:\n      - headers:\n          request:\n            set:\n              \
+         x-client: \"{{{{ client.cert.subject }}}}\"\n              \
+         x-facts: \"{{{{ tls.version }}}} {{{{ tls.sni }}}} {{{{ tls.cipher }}}} {{{{ client.cert.sans }}}} {{{{ client.cert.issuer }}}}\"\n              \
+         x-print: \"{{{{ client.cert.fingerprint }}}} {{{{ client.cert.serial }}}}\"\n    upstream: a\n  \
+         open: {{listeners: [plain], upstream: a}}\n  b: {{listeners: [other], match: {{hosts: [b.example]}}, upstream: a}}\n",
+        origin.address(),
+    );
+    Edge::run(directory, &configuration)
+}
+
+#[test]
+fn endpoints_and_logs_learn_who_a_client_is_and_nobody_else_says_so() {
+    let (authority, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let origin = Origin::start("a", vec![Answer::text(200, "hello")]);
+    let edge = proxied("request", &origin, &authority, &clients);
+    let ann = clients.client("ann");
+    let forged = "X-Client: root\r\nx_client: root\r\nClient-Cert: :AAAA:\r\nClient_Cert-Chain: x\r\nX-Forwarded-Client-Cert: Subject=root\r\n\
+                  X-Print: root\r\nX-Other: kept\r\n";
+    let deadline = Deadline::standard();
+    let asked = |own: Option<&Issued>| {
+        let client = Client::with(&authority, own, &[&TLS13]);
+        let mut connection = client.connect(edge.address(), "a.example", deadline).unwrap();
+        connection.send(format!("GET / HTTP/1.1\r\nhost: a.example\r\n{forged}\r\n").as_bytes()).unwrap();
+        assert_eq!(connection.response().unwrap().0, 200);
+        origin.requests().pop().unwrap().head
+    };
+    let value = |head: &support::Head, name: &str| {
+        let values = head.values(name);
+        values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect::<Vec<_>>().join("|")
+    };
+    let head = asked(Some(&ann));
+    assert_eq!(value(&head, "x-client"), "CN=ann,O=Example");
+    assert!(value(&head, "x-facts").starts_with("TLSv1.3 a.example TLS13_"), "{}", value(&head, "x-facts"));
+    assert!(value(&head, "x-facts").contains("URI:spiffe://example/ann CN=clients"), "{}", value(&head, "x-facts"));
+    let print = value(&head, "x-print");
+    assert!(
+        print.split(' ').next().unwrap().len() == 64
+            && print.split(' ').all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    );
+    assert_eq!(value(&head, "x-forwarded-proto"), "https");
+    // Without a certificate: nobody, whatever the client says.
+    assert_eq!(value(&asked(None), "x-client"), "");
+    let mut plain = Connection::open(&edge.ravelin.addresses()[1], deadline).unwrap();
+    plain.send(format!("GET / HTTP/1.1\r\nHost: a.example\r\n{forged}\r\n").as_bytes()).unwrap();
+    assert_eq!(plain.response("GET", deadline).unwrap().head.status(), Some(200));
+    let head = origin.requests().pop().unwrap().head;
+    for name in ["x-client", "x_client", "x-print", "client-cert", "client_cert-chain", "x-forwarded-client-cert"] {
+        assert!(head.values(name).is_empty(), "{name}: {}", String::from_utf8_lossy(&head.raw));
+    }
+    assert_eq!(value(&head, "x-other"), "kept");
+    let logged = |text: &str| {
+        let line = edge.ravelin.stdout().wait_for(deadline, |lines| lines.iter().find(|line| line.contains(text)).cloned());
+        line.unwrap_or_else(|| panic!("no {text} in {}", edge.ravelin.stdout().text()))
+    };
+    let line = logged("\"client_cert_subject\":\"CN=ann,O=Example\"");
+    for part in
+        ["\"scheme\":\"https\"", "\"tls_version\":\"TLSv1.3\"", "\"tls_sni\":\"a.example\"", "\"client_cert_fingerprint\":\""]
+    {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn a_connection_is_for_the_host_that_it_was_made_for() {
+    let (authority, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let origin = Origin::start("a", vec![Answer::text(200, "hello")]);
+    let edge = proxied("require", &origin, &authority, &clients);
+    let deadline = Deadline::standard();
+    let ann = Client::with(&authority, Some(&clients.client("ann")), &[&TLS13]);
+    let mut connection = ann.connect(edge.address(), "a.example", deadline).unwrap();
+    assert_eq!(connection.get("/", "A.example.:1234").unwrap().0, 200);
+    // Who was let in for one name is not let in for another, be the certificate good for both.
+    assert_eq!(connection.get("/", "b.example").unwrap().0, 421);
+    let other = &edge.ravelin.addresses()[2];
+    let client = Client::new(&authority);
+    let mut connection = client.connect(other, "b.example", deadline).unwrap();
+    assert_eq!(connection.get("/", "b.example").unwrap().0, 200);
+    // Its host is served elsewhere, and nothing was asked for here: the client should come again, by another way.
+    assert_eq!(connection.get("/", "a.example").unwrap().0, 421);
+    let mut connection = client.connect(other, "a.example", deadline).unwrap();
+    assert_eq!(connection.get("/", "a.example").unwrap().0, 404);
+    assert_eq!(connection.get("/", "b.example").unwrap().0, 200);
+}
+
+#[test]
+fn what_is_no_handshake_is_closed_and_counted() {
+    let authority = Authority::new("ca");
+    let edge = Edge::start(&[("a", &authority.issue(&["a.example"]))], ONE, ", limits: {tls_handshake_timeout: 5s}");
+    let record = |kind: u8, payload: &[u8]| [&[kind, 3, 1], &(payload.len() as u16).to_be_bytes()[..], payload].concat();
+    let whole = hello("a.example");
+    // A name that no name can be: a byte of it, and its length.
+    let mut unnamed = hello("name.example");
+    let at = unnamed.windows(8).position(|eight| eight == b".example").unwrap();
+    unnamed[at] = b'\xff';
+    let mut long = hello("name.example");
+    let at = long.windows(12).position(|twelve| twelve == b"name.example").unwrap();
+    long[at - 1] = 255;
+    let ssl2 = [0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10, 1, 0, 0x80];
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("random", (0..600_u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 24) as u8 | 0x80).collect()),
+        ("zeros", vec![0; 4096]),
+        ("a record of data", record(23, &[7; 100])),
+        ("an alert", record(21, &[2, 40])),
+        ("a record that is too long", [&[22, 3, 1, 0xff, 0xff][..], &[0; 100]].concat()),
+        ("an empty record", record(22, &[])),
+        ("SSL 2", [&ssl2[..], &[0; 40]].concat()),
+        ("a hello of nonsense", record(22, &[&[1, 0, 0, 200][..], &[0xaa; 200]].concat())),
+        ("a name that is none", unnamed),
+        ("a name of 255 characters", long),
+        ("a hello that is cut off by another", [&whole[..whole.len() / 2], &whole[..]].concat()),
+    ];
+    for (what, bytes) in &cases {
+        let mut stream = TcpStream::connect(edge.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let began = Instant::now();
+        // It may be closed before all of it is sent.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        assert!(began.elapsed() < Duration::from_secs(15), "{what}");
+        let timed_out = ended
+            .err()
+            .is_some_and(|error| matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut));
+        assert!(!timed_out, "{what}");
+    }
+    let count = || {
+        support::metrics(&edge.ravelin)
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("ravelin_tls_handshake_failures_total{")?.rsplit(' ').next()?.parse::<u64>().ok()
+            })
+            .sum::<u64>()
+    };
+    let deadline = Deadline::standard();
+    while count() < cases.len() as u64 {
+        assert!(!deadline.passed(), "{}\n{}", count(), edge.ravelin.log().text());
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Client::new(&authority).connect(edge.address(), "a.example", deadline).is_ok());
+}
+
+#[test]
+fn the_log_does_not_grow_with_handshakes_that_fail() {
+    let authority = Authority::new("ca");
+    let edge = Edge::start(&[("a", &authority.issue(&["a.example"]))], ONE, "");
+    for _ in 0..500 {
+        let mut stream = TcpStream::connect(edge.address()).unwrap();
+        let _ = stream.write_all(&[0x80; 64]);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    edge.until_failures("malformed", 500);
+    let lines = edge.ravelin.log().lines().iter().filter(|line| line.contains("TLS handshake failed")).count();
+    assert!((1..100).contains(&lines), "{lines}");
+}
+
+/// What `ravelin check` says, and whether it is content.
+fn checked(directory: &Path, configuration: &str, strict: bool) -> (bool, String) {
+    fs::write(directory.join("ravelin.yaml"), configuration).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ravelin"));
+    command.args(["check", "-c", "ravelin.yaml"]).args(strict.then_some("--strict")).current_dir(directory);
+    let output = command.output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn files_that_can_not_be_served_are_errors_with_a_place() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let authority = Authority::new("ca");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    authority.issue(&["a.example"]).write(path, "a");
+    authority.issue(&["b.example"]).write(path, "b");
+    put(&path.join("json.pem"), "{\"certificate\": \"secret\"}");
+    put(&path.join("empty.pem"), "");
+    put(&path.join("large.pem"), &"x".repeat(2 << 20));
+    fs::create_dir(path.join("folder.pem")).unwrap();
+    let file = |tls: &str| {
+        format!("listeners: {{main: {{address: 127.0.0.1:0, tls: {{{tls}}}}}}}\nroutes: {{all: {{respond: {{}}}}}}\n")
+    };
+    let pair = |cert: &str, key: &str| file(&format!("certificates: [{{cert: {cert}, key: {key}}}]"));
+    for (configuration, words) in [
+        (pair("json.pem", "a.key"), "BEGIN CERTIFICATE"),
+        (pair("empty.pem", "a.key"), "BEGIN CERTIFICATE"),
+        (pair("a.pem", "json.pem"), "BEGIN PRIVATE KEY"),
+        (pair("a.key", "a.pem"), "BEGIN CERTIFICATE"),
+        (pair("a.pem", "b.key"), "does not belong to the certificate"),
+        (pair("none.pem", "a.key"), "no such file"),
+        (pair("folder.pem", "a.key"), "this is a folder"),
+        (pair("large.pem", "a.key"), "larger than 1 MiB"),
+        (pair("/dev/zero", "a.key"), "this is no file"),
+        (file("certificates: [{cert: a.pem, key: a.key, ocsp: json.pem}]"), "no OCSP response"),
+        (file(&format!("{ONE}, client_auth: {{ca: json.pem}}")), "BEGIN CERTIFICATE"),
+        (file(&format!("{ONE}, client_auth: {{ca: none.pem}}")), "no such file"),
+    ] {
+        let (content, said) = checked(path, &configuration, false);
+        assert!(!content && said.contains(words) && said.contains("ravelin.yaml:1:"), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    assert_eq!(checked(path, &pair("a.pem", "a.key"), true), (true, String::new()));
+    fs::set_permissions(path.join("a.key"), fs::Permissions::from_mode(0o640)).unwrap();
+    let (content, said) = checked(path, &pair("a.pem", "a.key"), false);
+    assert!(content && said.contains("its mode is 0640"), "{said}");
+    assert!(!checked(path, &pair("a.pem", "a.key"), true).0);
+    for (from, until, words) in [(2000, 2001, "expired at 2001-01-01"), (2900, 2950, "not valid before 2900-01-01")] {
+        let kind = &PKCS_ECDSA_P256_SHA256;
+        let dated = authority.issue_as(&["a.example"], kind, |params| {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        });
+        dated.write(path, "dated");
+        let (content, said) = checked(path, &pair("dated.pem", "dated.key"), false);
+        assert!(content && said.contains(words), "{said}");
+    }
+    let twice = "certificates: [{cert: b.pem, key: b.key}, {cert: a.pem, key: a.key}, {cert: a.pem, key: a.key}]";
+    assert!(checked(path, &file(twice), false).1.contains("never served"));
+}
+
+#[test]
+fn a_session_opens_no_other_door() {
+    let (authority, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["a.example"]).write(directory.path(), "a");
+    put(&directory.path().join("clients.pem"), clients.pem());
+    let file = |mode: &str| {
+        format!(
+            "listeners:\n  open: {{address: 127.0.0.1:0, tls: {{{ONE}}}}}\n  \
+             known: {{address: 127.0.0.1:0, tls: {{{ONE}, client_auth: {{ca: clients.pem, mode: {mode}}}}}}}\n\
+             routes: {{all: {{respond: {{}}}}}}\n"
+        )
+    };
+    let edge = Edge::run(directory, &file("request"));
+    let [open, known] = edge.ravelin.addresses() else { panic!("two listeners") };
+    for version in [&TLS12, &TLS13] {
+        // Nobody in particular, with what it remembers of the open door, and of the one that asked and let it in.
+        let nobody = Client::with(&authority, None, &[version]);
+        let ask = |address: &str| {
+            let mut connection = nobody.connect(address, "a.example", Deadline::standard())?;
+            let status = connection.get("/", "a.example")?.0;
+            Ok::<_, std::io::Error>((status, connection.0.conn.handshake_kind()))
+        };
+        assert_eq!(ask(open).unwrap().0, 200);
+        assert_eq!(ask(known).unwrap(), (200, Some(HandshakeKind::Full)));
+        assert_eq!(ask(known).unwrap(), (200, Some(HandshakeKind::Resumed)));
+        let reloads = edge.ravelin.log().text().matches("configuration reloaded").count();
+        let reload = |mode: &str, count: usize| {
+            fs::write(edge.path().join("ravelin.yaml"), file(mode)).unwrap();
+            edge.ravelin.signal(Signal::HUP).unwrap();
+            let deadline = Deadline::standard();
+            while edge.ravelin.log().text().matches("configuration reloaded").count() < count {
+                assert!(!deadline.passed(), "{}", edge.ravelin.log().text());
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        reload("require", reloads + 1);
+        assert!(ask(known).is_err(), "{version:?}");
+        reload("request", reloads + 2);
+    }
+}
+
+#[test]
+fn an_alert_says_that_there_is_no_certificate_for_a_name() {
+    let authority = Authority::new("ca");
+    let edge = Edge::start(&[("a", &authority.issue(&["a.example"]))], ONE, "");
+    // An ACME server that asks for a name of which nobody knows anything.
+    let client = Client::new(&authority).alpn(&["acme-tls/1"]);
+    let refused = client.connect(edge.address(), "a.example", Deadline::standard()).err().unwrap();
+    assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
+    edge.until_failures("unknown_name", 1);
+    // Of protocols that nobody speaks here it is said likewise.
+    let client = Client::new(&authority).alpn(&["spdy/3"]);
+    let refused = client.connect(edge.address(), "a.example", Deadline::standard()).err().unwrap();
+    assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
+    edge.until_failures("no_common_protocol", 1);
+}
+
+// covers: listeners.http2
+#[test]
+fn http2_is_agreed_on_unless_the_file_says_otherwise() {
+    let authority = Authority::new("ca");
+    let files = [("a", &authority.issue(&["a.example"]))];
+    for (listener, agreed) in [("", &b"h2"[..]), (", http2: false", b"http/1.1")] {
+        let edge = Edge::start(&files, ONE, listener);
+        let client = Client::new(&authority).alpn(&["h2", "http/1.1"]);
+        let connection = client.connect(edge.address(), "a.example", Deadline::standard()).unwrap();
+        assert_eq!(connection.0.conn.alpn_protocol(), Some(agreed));
+        // Who agrees on nothing speaks HTTP/1.1, and nothing else.
+        let mut connection = Client::new(&authority).connect(edge.address(), "a.example", Deadline::standard()).unwrap();
+        connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        assert_eq!(connection.response().unwrap().0, 505);
+    }
 }

@@ -1,13 +1,17 @@
 """The contenders: what each is given, so that all put the same bytes on the wire.
 
 Each proxies one plain HTTP/1.1 listener to two endpoints in turns, over kept-alive connections, with one thread. The request
-gains X-Forwarded-For, -Proto, -Host and Via; the response gains Via and `x-proxy: bench`.
+gains X-Forwarded-For, -Proto, -Host and Via; the response gains Via and `x-proxy: bench`. With `tls`, a certificate and its key in
+files, the listener speaks TLS 1.2 and 1.3 with HTTP/1.1 and HTTP/2, and sessions are resumed by tickets.
 """
 
 import os
 import subprocess
 
 LOG_JSON = "access_log: {format: json, output: {file: %s}}\n"
+RAVELIN_TLS = """    tls: {certificates: [{cert: %s, key: %s}]}
+    limits: {handshakes_per_client: none, connections_per_client: none}
+"""
 LOG_NONE = "access_log: {output: none}\n"
 
 
@@ -22,7 +26,7 @@ def written(directory, name, text):
     return path
 
 
-def ravelin(binary, directory, port, endpoints, log):
+def ravelin(binary, directory, port, endpoints, log, tls):
     """The demo's shape: round robin, TCP health checks, one `headers` filter."""
     text = f"""threads: 1
 pid_file: {directory}/ravelin.pid
@@ -31,7 +35,7 @@ upstream_keepalive_pool_size: 512
 listeners:
   web:
     address: 127.0.0.1:{port}
-upstreams:
+{RAVELIN_TLS % tls if tls else ""}upstreams:
   services:
     endpoints: [{", ".join(endpoints)}]
     balance: round_robin
@@ -54,14 +58,18 @@ routes:
     raise Unable(f"`ravelin check` refuses the configuration:\n{checked.stderr}")
 
 
-def bare(binary, directory, port, endpoints, log):
+def bare(binary, directory, port, endpoints, log, tls):
     """Pingora and nothing else: `examples/bare_pingora.rs`. It has no access log, and stays the measure where others write one."""
-    return [binary, f"127.0.0.1:{port}", *endpoints]
+    return [binary, f"127.0.0.1:{port}", *(["--tls", *tls] if tls else []), *endpoints]
 
 
-def nginx(binary, directory, port, endpoints, log):
+def nginx(binary, directory, port, endpoints, log, tls):
     servers = " ".join(f"server {endpoint};" for endpoint in endpoints)
     access_log = f"{directory}/access.log json" if log else "off"
+    listen, scheme = f"listen 127.0.0.1:{port};", "http"
+    if tls:
+        listen, scheme = f"""listen 127.0.0.1:{port} ssl http2; ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache shared:tls:10m;""", "https"
     path = written(directory, "nginx.conf", nginx_main(directory) + f"""
 http {{
   log_format json escape=json '{{"time":"$time_iso8601","client":"$remote_addr","method":"$request_method","host":"$host","path":"$uri",'
@@ -71,10 +79,10 @@ http {{
   proxy_max_temp_file_size 0; {nginx_paths(directory)}
   upstream services {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{port};
+    {listen}
     location / {{
       proxy_pass http://services; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto http;
+      proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto {scheme};
       proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Via "1.1 nginx";
       add_header Via "1.1 nginx" always; add_header x-proxy bench always;
     }}
@@ -84,7 +92,14 @@ http {{
     return [binary, "-p", directory, "-e", f"{directory}/error.log", "-c", path]
 
 
-def haproxy(binary, directory, port, endpoints, log):
+def haproxy(binary, directory, port, endpoints, log, tls):
+    bind, scheme = f"127.0.0.1:{port}", "http"
+    if tls:
+        texts = []
+        for part in tls:
+            with open(part, encoding="ascii") as file:
+                texts.append(file.read())
+        bind, scheme = f"{bind} ssl crt {written(directory, 'pair.pem', ''.join(texts))} alpn h2,http/1.1 ssl-min-ver TLSv1.2", "https"
     servers = "".join(f"  server s{n} {endpoint} check inter 1s pool-max-conn 512\n" for n, endpoint in enumerate(endpoints))
     # It writes no files itself: its standard output is one here.
     log_global = "  log stdout len 2048 format raw local0\n" if log else ""
@@ -102,9 +117,9 @@ def haproxy(binary, directory, port, endpoints, log):
   timeout server 60s
   timeout http-keep-alive 600s
 frontend web
-  bind 127.0.0.1:{port}
+  bind {bind}
   http-request set-header X-Forwarded-For %[src]
-  http-request set-header X-Forwarded-Proto http
+  http-request set-header X-Forwarded-Proto {scheme}
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request set-header Via "1.1 haproxy"
   http-response set-header Via "1.1 haproxy"

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import socket
+import ssl
 import subprocess
 import time
 
@@ -75,9 +76,14 @@ class Process:
                 self.child.wait()
 
 
-def verify(name, port, path, body, header):
+def verify(name, port, path, body, header, tls=False):
     """Two requests on one connection: status, body, header, and a connection that stays open."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    if tls:
+        # Its certificate is of its own making.
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         for _ in range(2):
             connection.request("GET", path)
@@ -103,17 +109,42 @@ def core_busy_seconds(core):
     return (user + nice + system + irq + softirq + steal) / TICK
 
 
-def wrk(port, path, seconds, connections, headers=()):
+def wrk(port, path, seconds, connections, headers=(), tls=False):
     """Requests completed, and seconds that it took. Any error is one too many."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     for header in headers:
         command += ["-H", header]
-    ran = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=False,
+    ran = subprocess.run([*command, f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=False,
                          timeout=seconds + 60)
     found = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", ran.stdout)
     if not found or "Non-2xx" in ran.stdout or "Socket errors" in ran.stdout:
         raise Failed(f"the load was not served:\n{ran.stdout}{ran.stderr}")
     return int(found[1]), float(found[2]) * {"ms": 0.001, "s": 1, "m": 60}[found[3]]
+
+
+def h2load(port, path, seconds, connections, streams):
+    """Likewise, over HTTP/2 and TLS."""
+    command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", f"https://127.0.0.1:{port}{path}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+    took = re.search(r"finished in ([\d.]+)(ms|s)", ran.stdout)
+    counts = re.search(r"(\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored", ran.stdout)
+    if not took or not counts or int(counts[3]) or int(counts[4]) or "Application protocol: h2" not in ran.stdout:
+        raise Failed(f"the load was not served:\n{ran.stdout}{ran.stderr}")
+    return int(counts[2]), float(took[1]) * {"ms": 0.001, "s": 1}[took[2]]
+
+
+def handshakes(program, port, seconds, connections, mode):
+    """Handshakes, new or resumed, and seconds that they took."""
+    command = [program, f"127.0.0.1:{port}", str(seconds), str(connections), mode]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+    found = re.search(r"(\d+) handshakes in ([\d.]+)s, (\d+) resumed", ran.stdout)
+    if not found:
+        raise Failed(f"the load was not served:\n{ran.stdout}{ran.stderr}")
+    done, resumed = int(found[1]), int(found[3])
+    # Each client's first is in full.
+    if resumed not in ((0,) if mode == "new" else range(done - 2 * connections, done + 1)):
+        raise Failed(f"of {done} handshakes {resumed} were resumed")
+    return done, float(found[2])
 
 
 def raise_descriptor_limit():

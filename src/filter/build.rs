@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::Span;
 use crate::filter::Kept;
+use crate::types::HeaderName;
 use crate::upstream::Upstream;
 
 /// Work that runs beside requests, for as long as the configuration is in force.
@@ -17,6 +18,7 @@ pub struct BuildCx<'a> {
     upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>,
     tasks: &'a mut Vec<TaskFuture>,
     keeping: Keeping<'a>,
+    claims: Vec<HeaderName>,
 }
 
 /// Where a filter's state comes from and goes to.
@@ -34,7 +36,17 @@ impl<'a> BuildCx<'a> {
         tasks: &'a mut Vec<TaskFuture>,
         keeping: Keeping<'a>,
     ) -> Self {
-        Self { upstreams, tasks, keeping }
+        Self { upstreams, tasks, keeping, claims: Vec::new() }
+    }
+
+    /// Says that a request field of this name is Ravelin's own word on who the client has proved to be. What clients send by that name, or by
+    /// one that many read as the same (`_` for `-`), is taken away on every listener and route.
+    pub fn claim(&mut self, name: &HeaderName) {
+        self.claims.push(name.clone());
+    }
+
+    pub(crate) fn claims(self) -> Vec<HeaderName> {
+        self.claims
     }
 
     /// State that outlives this configuration: on a reload, the filter of the same identity is given what this one has. Its identity is

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::filter::{
     Error, Exchange, Field, Fields, InvalidField, Reply, RequestHead, RequestId, ResponseHead, Scheme, UpstreamRef,
 };
+use crate::tls::TlsSession;
 use crate::types::Template;
 use crate::upstream::Endpoint;
 
@@ -156,6 +157,12 @@ impl<'a> RequestCx<'a> {
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.exchange.scheme
+    }
+
+    /// What TLS with the client has agreed on, its certificate included; `None` in the clear.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsSession> {
+        self.exchange.tls.as_deref()
     }
 
     /// The name of the route that matched.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::filter::Error;
-use crate::tls::TlsSession;
+use crate::tls::{ClientCertificate, TlsSession};
 use crate::types::{Values, Variable};
 use crate::upstream::{Endpoint, Upstream};
 
@@ -69,6 +69,12 @@ impl Exchange {
     #[must_use]
     pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.shared.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
+    }
+
+    /// The client's certificate, if it showed one: it is good.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.tls.as_deref().and_then(TlsSession::client)
     }
 
     /// Leaves a value for other filters, one of each type.
@@ -216,6 +222,14 @@ impl Values for Exchange {
             },
             Variable::RequestId => write!(out, "{}", self.id),
             Variable::ClientIp => self.client.ip().map_or(Ok(()), |ip| write!(out, "{ip}")),
+            Variable::TlsVersion => out.write_str(self.tls.as_ref().map_or("", |tls| tls.version())),
+            Variable::TlsCipher => out.write_str(self.tls.as_ref().map_or("", |tls| tls.cipher())),
+            Variable::TlsSni => out.write_str(self.tls.as_ref().and_then(|tls| tls.server_name()).unwrap_or("")),
+            Variable::ClientCertSubject => out.write_str(self.certificate().map_or("", ClientCertificate::subject)),
+            Variable::ClientCertIssuer => out.write_str(self.certificate().map_or("", ClientCertificate::issuer)),
+            Variable::ClientCertSerial => out.write_str(self.certificate().map_or("", ClientCertificate::serial)),
+            Variable::ClientCertSans => out.write_str(self.certificate().map_or("", ClientCertificate::names)),
+            Variable::ClientCertFingerprint => out.write_str(self.certificate().map_or("", ClientCertificate::fingerprint)),
             Variable::RouteName => out.write_str(self.route.as_deref().unwrap_or("")),
             Variable::UpstreamName => out.write_str(self.upstream.as_ref().map_or("", |upstream| upstream.name())),
             Variable::UpstreamEndpoint => out.write_str(self.endpoint.as_ref().map_or("", |endpoint| endpoint.as_str())),

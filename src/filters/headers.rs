@@ -10,7 +10,7 @@ use crate::config::Spanned;
 use crate::filter::{
     BuildCx, BuildError, Error, Field, Filter, Flow, Hooks, InvalidField, RequestCx, RequestView, ResponseCx, UpstreamCx,
 };
-use crate::types::{HeaderName, Phase, Template, carries_a_secret};
+use crate::types::{HeaderName, Phase, Template, Variable, carries_a_secret};
 
 /// Header fields to change.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -66,10 +66,15 @@ impl Filter for Headers {
     type Config = HeadersConfig;
     type State = ();
 
-    fn build(config: HeadersConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+    fn build(config: HeadersConfig, cx: &mut BuildCx<'_>) -> Result<Self, BuildError> {
         let mut headers = Self { request: Edits::default(), upstream: Edits::default(), response: Edits::default() };
         headers.request.remove = removals(config.request.remove)?;
         headers.response.remove = removals(config.response.remove)?;
+        for (name, value) in config.request.set.iter().chain(&config.request.add) {
+            if value.variables().any(Variable::identifies) {
+                cx.claim(name);
+            }
+        }
         for (name, value) in config.request.set {
             let edit = Edit::new(name, &value)?;
             headers.request_edits(&value)?.set.push(edit);

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use crate::tls::{ClientCertificate, TlsSession};
+
 /// A finished or refused request.
 #[derive(Debug, Clone)]
 pub(crate) struct Event<'a> {
@@ -22,6 +24,8 @@ pub(crate) struct Event<'a> {
     pub(crate) listener: &'a str,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
+    /// `None`: in the clear, or no request was read.
+    pub(crate) tls: Option<&'a TlsSession>,
     /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub(crate) protocol: &'static str,
     pub(crate) method: &'a str,
@@ -95,6 +99,11 @@ impl Event<'_> {
     /// The client's address without the port, IPv4 as such.
     pub(crate) fn client_ip(&self) -> Option<IpAddr> {
         self.client.map(|client| client.ip().to_canonical())
+    }
+
+    /// The client's certificate.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.tls.and_then(TlsSession::client)
     }
 
     /// The client's port, if it is known.

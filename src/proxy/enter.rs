@@ -13,6 +13,7 @@ use crate::config::Underscores;
 use crate::filter::{Error, Exchange, InvalidField, Party, Target, parse_target};
 use crate::proxy::forwarded::{Believed, believe};
 use crate::proxy::head::{authority, connection_options, set_target};
+use crate::proxy::https::{is_of_another_listener, misdirected};
 use crate::proxy::settle::{Unsettled, settle_fields};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
@@ -40,7 +41,7 @@ impl Arrival {
     /// Looks at a head, and takes a trusted proxy's word on who the client is.
     pub(super) fn new(head: &RequestHeader, exchange: &mut Exchange, entrance: Entrance, snapshot: &Snapshot) -> Self {
         let believed = believed(head, exchange, entrance, snapshot);
-        Self { entrance, seen: look_over(head), believed }
+        Self { entrance, seen: look_over(head, snapshot.claims()), believed }
     }
 
     /// What its listener does with names that hold a `_`.
@@ -79,7 +80,13 @@ impl Arrival {
         snapshot: &Arc<Snapshot>,
     ) -> Result<Matched, Error> {
         let question = question(head, exchange, self.entrance, unmerged.as_deref());
-        let route = snapshot.route(&question).ok_or_else(|| Error::new(404, Party::Client, "no_route"))?;
+        let route = snapshot.route(&question).ok_or_else(|| {
+            if is_of_another_listener(&question, exchange, snapshot) {
+                misdirected("the host is another listener's")
+            } else {
+                Error::new(404, Party::Client, "no_route")
+            }
+        })?;
         if let Some(path) = unmerged.filter(|_| route.keeps_slashes()) {
             let target = &exchange.target;
             let target = Target::new(target.method().clone(), target.host(), &path, target.query());
@@ -91,8 +98,8 @@ impl Arrival {
     }
 
     /// Takes away what a client must not say, and has what is said in its place ready.
-    pub(super) fn claims(&self, head: &mut RequestHeader, exchange: &Exchange) -> Result<WhoAsks, Error> {
-        strip_claims(head, &self.seen);
+    pub(super) fn claims(&self, head: &mut RequestHeader, exchange: &Exchange, snapshot: &Snapshot) -> Result<WhoAsks, Error> {
+        strip_claims(head, &self.seen, snapshot.claims());
         Ok(WhoAsks::new(head, self.entrance.peer, exchange.scheme, self.believed.as_ref())?)
     }
 }
@@ -210,7 +217,7 @@ pub(super) struct Seen {
 }
 
 /// One walk over the few fields that there are is cheaper than asking for each that may be there.
-fn look_over(head: &RequestHeader) -> Seen {
+fn look_over(head: &RequestHeader, claims: &[Box<str>]) -> Seen {
     let mut seen = Seen::default();
     for (name, value) in &head.headers {
         if *name == USER_AGENT {
@@ -222,7 +229,7 @@ fn look_over(head: &RequestHeader) -> Seen {
             seen.unsettled.note(name);
             seen.via |= *name == VIA;
             seen.connection |= *name == CONNECTION;
-            seen.forged |= is_forged(name);
+            seen.forged |= is_forged(name, claims);
             seen.asks_why |= asks_why(name);
         }
     }
@@ -241,12 +248,12 @@ fn believed(head: &RequestHeader, exchange: &mut Exchange, entrance: Entrance, s
 }
 
 /// Takes away what a client must not say: fields of its own connection, and those that are forged.
-fn strip_claims(head: &mut RequestHeader, seen: &Seen) {
+fn strip_claims(head: &mut RequestHeader, seen: &Seen, claims: &[Box<str>]) {
     if seen.connection {
         strip_nominated(head);
     }
     if seen.forged {
-        let forged: Vec<HeaderName> = head.headers.keys().filter(|name| is_forged(name)).cloned().collect();
+        let forged: Vec<HeaderName> = head.headers.keys().filter(|name| is_forged(name, claims)).cloned().collect();
         for name in forged {
             head.remove_header(&name);
         }
@@ -263,15 +270,21 @@ fn asks_why(name: &HeaderName) -> bool {
         && name.iter().zip(ASKS_WHY.bytes()).all(|(byte, own)| *byte == own || (*byte == b'_' && own == b'-'))
 }
 
-/// Whether a service may take a field for our word on who asks, though we don't put it in place: `Forwarded`, and what is one of
-/// ours but for its `_`, which many read as `-`.
-fn is_forged(name: &HeaderName) -> bool {
+/// Whether a service may take a field for our word on who asks, though we don't put it in place: `Forwarded`, what is one of
+/// ours but for its `_`, which many read as `-`, and what proxies that know clients by their certificates say (RFC 9440; Envoy). `claims`:
+/// what filters say themselves, later than this.
+fn is_forged(name: &HeaderName, claims: &[Box<str>]) -> bool {
     const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+    const NOBODYS: [&str; 3] = ["client-cert", "client-cert-chain", "x-forwarded-client-cert"];
     let text = name.as_str();
     let alike = |ours: &str| {
-        text.len() == ours.len() && text.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || (byte == b'_' && own == b'-'))
+        text.len() == ours.len()
+            && text.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || matches!((byte, own), (b'_', b'-') | (b'-', b'_')))
     };
-    *name == FORWARDED || (OURS.into_iter().any(alike) && text.contains('_'))
+    *name == FORWARDED
+        || (OURS.into_iter().any(alike) && text.contains('_'))
+        || NOBODYS.into_iter().any(alike)
+        || claims.iter().any(|claim| alike(claim))
 }
 
 /// Takes away what `Connection` nominates (RFC 9110 §7.6.1), before Ravelin and its filters set fields of their own: a client

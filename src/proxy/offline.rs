@@ -231,7 +231,7 @@ impl Carrier<'_> {
             return Ok(Some(reply));
         }
         let route = arrival.route(head, &mut self.exchange, unmerged, snapshot)?;
-        arrival.claims(head, &self.exchange)?.put_in(head)?;
+        arrival.claims(head, &self.exchange, snapshot)?.put_in(head)?;
         self.route = Some(route.clone());
         let reply = route.chain.request(&mut self.run, &mut OfflineRequest(head, body), &mut self.exchange).await?;
         if reply.is_some() || self.exchange.upstream.is_some() {

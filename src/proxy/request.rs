@@ -12,7 +12,7 @@ use crate::proxy::bounds::{bounded, limit_body};
 use crate::proxy::enter::{Admitted, Arrival, Entrance, admit, as_sent};
 use crate::proxy::failure::missed;
 use crate::proxy::head::ClientRequest;
-use crate::proxy::https::{REDIRECT, redirect_to_https};
+use crate::proxy::https::{REDIRECT, agrees_with_session, redirect_to_https};
 use crate::proxy::reply::OVERLOADED;
 use crate::proxy::settle::settle;
 use crate::proxy::split::choose;
@@ -73,6 +73,7 @@ impl Proxy {
                 return Err(error);
             }
         };
+        agrees_with_session(&ctx.exchange, entrance, &snapshot)?;
         if let Some(reply) = redirect_to_https(session.req_header(), &ctx.exchange, entrance, &snapshot)? {
             ctx.own_answer = Some(REDIRECT);
             return Ok(Some(reply));
@@ -90,7 +91,7 @@ impl Proxy {
         if let Some(limit) = route.timeout {
             ctx.connection.clock.limit_exchange(limit, ctx.exchange.started);
         }
-        let who = arrival.claims(head, &ctx.exchange)?;
+        let who = arrival.claims(head, &ctx.exchange, &snapshot)?;
         if route.chain.sees_request() {
             who.put_in(head)?;
         } else {

@@ -2,7 +2,7 @@
 //!
 //! `check`, boot and reload all come through here: what one accepts, the others do too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -123,6 +123,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         tasks: Vec::new(),
         before: previous.map(Snapshot::kept),
         kept: Kept::default(),
+        claims: BTreeSet::new(),
         named: HashMap::new(),
         pending: HashMap::new(),
         partial,
@@ -154,7 +155,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         });
     }
     router.finish();
-    let Chains { tasks, kept, .. } = chains;
+    let Chains { tasks, kept, claims, .. } = chains;
     let errors = ErrorPages::read(config.errors, report);
     let terminators: Vec<_> = config.listeners.iter().map(|listener| terminator(listener, previous, report)).collect();
     if report.has_errors() {
@@ -188,7 +189,9 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         hardening: config.hardening,
     };
     let upstreams = upstreams.into_values().collect();
-    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept).explained_to(explain_token);
+    let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept)
+        .explained_to(explain_token)
+        .claiming(claims);
     Some(Compiled { boot, reload: config.reload, snapshot, tasks, tests: config.tests })
 }
 
@@ -223,6 +226,8 @@ struct Chains<'a> {
     /// What filters of the configuration in force keep.
     before: Option<&'a Kept>,
     kept: Kept,
+    /// Names of fields that say who a client is.
+    claims: BTreeSet<String>,
     named: HashMap<String, Vec<Slot>>,
     /// Chains that are not built yet.
     pending: HashMap<String, Vec<Step>>,
@@ -248,7 +253,10 @@ impl Chains<'_> {
                     };
                     let keeping = Keeping { identity: &identity, before: self.before, kept: &mut self.kept };
                     let mut cx = BuildCx::new(&find, &mut self.tasks, keeping);
-                    match self.registry.build(entry.kind, entry.settings, &mut cx) {
+                    let built = self.registry.build(entry.kind, entry.settings, &mut cx);
+                    let claims = cx.claims();
+                    self.claims.extend(claims.iter().map(|name| name.as_str().to_ascii_lowercase()));
+                    match built {
                         Ok(filter) => slots.push(Slot::new(filter)),
                         Err(error) if self.partial && error.is_unresolved() => {}
                         Err(error) => {

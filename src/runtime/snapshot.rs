@@ -24,6 +24,8 @@ pub(crate) struct Snapshot {
     listeners: Box<[ListenerPolicy]>,
     /// Lets a request ask for its own trace.
     explain_token: Option<Secret>,
+    /// Fields by which filters say who a client is: no client may.
+    claims: Box<[Box<str>]>,
     errors: ErrorPages,
     overload: Overload,
     /// What filters hand on to those of the next one.
@@ -134,6 +136,7 @@ impl Snapshot {
             upstreams: upstreams.into(),
             listeners,
             explain_token: None,
+            claims: Box::default(),
             errors,
             overload,
             kept,
@@ -162,6 +165,12 @@ impl Snapshot {
         self.router.find(question).map(|found| found.route)
     }
 
+    /// Whether there is a route for the question on another listener.
+    pub(crate) fn takes_elsewhere(&self, question: &Question<'_>) -> bool {
+        let others = (0..self.listeners.len()).filter(|place| Some(*place) != question.listener);
+        others.into_iter().any(|place| self.router.find(&Question { listener: Some(place), ..*question }).is_some())
+    }
+
     /// Whether a question must hold the path with `//` kept too.
     pub(crate) fn keeps_slashes(&self) -> bool {
         self.router.keeps_slashes()
@@ -177,6 +186,17 @@ impl Snapshot {
     pub(super) fn explained_to(mut self, token: Option<Secret>) -> Self {
         self.explain_token = token;
         self
+    }
+
+    /// Lets no client send fields of these names, which are in lower case.
+    pub(super) fn claiming(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.claims = names.into_iter().map(String::into_boxed_str).collect();
+        self
+    }
+
+    /// Names of fields, in lower case, that no client may send.
+    pub(crate) fn claims(&self) -> &[Box<str>] {
+        &self.claims
     }
 
     /// Whether a request with this token may ask for its trace.

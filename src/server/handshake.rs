@@ -54,8 +54,13 @@ enum Opening {
 /// Makes a TLS connection of one that was just accepted.
 pub(super) async fn shake(conn: &mut Conn, terminator: &Terminator, client: Client, listener: &Listener) -> Handshake {
     let limits = listener.limits();
-    // The guard counts it for as long as it takes.
-    let _counted = match (client.address, limits.handshakes_per_client) {
+    // Counted for as long as it takes. Proxies shake hands for many clients.
+    let address = client.address.filter(|address| {
+        !listener
+            .store
+            .trust(listener.index, |trust| trust.sends_proxy(Some(address.ip())) || trust.forwards(Some(address.ip())).is_some())
+    });
+    let _counted = match (address, limits.handshakes_per_client) {
         (Some(address), Some(limit)) => match listener.handshakes.enter(address.ip(), limit) {
             Some(counted) => Some(counted),
             None => return failed(&Failure::new("handshakes_per_client"), client, listener),

@@ -1,7 +1,7 @@
 //! TLS towards clients: certificates by name, sessions that are resumed, certificates of clients.
 //!
-//! What a listener is configured with becomes a [`Terminator`], which belongs to the snapshot. Its certificates follow their files
-//! ([`files`]); beside them are those that come and go by themselves ([`Issued`]). A handshake asks the terminator once the client has
+//! What a listener is configured with becomes a `Terminator`, which belongs to the snapshot. Its certificates follow their files
+//! (`files`); beside them are those that come and go by themselves (`Issued`). A handshake asks the terminator once the client has
 //! said which name it wants, and goes on by the answer: nothing is decided before.
 
 mod certificate;

@@ -203,6 +203,11 @@ impl Terminator {
         found.map_or(Answer::UnknownName, |()| Answer::Serve(live.server.clone()))
     }
 
+    /// Whether certificates of clients are asked for.
+    pub(crate) fn asks_clients(&self) -> bool {
+        self.live.now().clients.is_some()
+    }
+
     /// Whether the client of a session that was resumed would be let in today: a full handshake has asked already.
     pub(crate) fn still_lets_in(&self, connection: &ServerConnection, now: UnixTime) -> bool {
         let live = self.live.now();
@@ -309,7 +314,9 @@ impl Plan<'_> {
         };
         let resolver = Resolver { names: names.clone(), issued: self.issued.clone() };
         let mut server = builder.with_cert_resolver(Arc::new(resolver));
-        server.alpn_protocols = if self.http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
+        // Clients of HTTP/1.0 that name it (curl does) would find nothing in common otherwise.
+        let protocols: &[&[u8]] = if self.http2 { &[b"h2", b"http/1.1", b"http/1.0"] } else { &[b"http/1.1", b"http/1.0"] };
+        server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         server.session_storage = resumption.sessions.clone();
         if let Some(tickets) = &resumption.tickets {
             server.ticketer = tickets.clone();

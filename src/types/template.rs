@@ -38,6 +38,22 @@ pub enum Variable {
     RequestId,
     /// `client.ip`: empty over a unix socket.
     ClientIp,
+    /// `tls.version`: such as `TLSv1.3`; empty in the clear.
+    TlsVersion,
+    /// `tls.cipher`: the suite.
+    TlsCipher,
+    /// `tls.sni`: the name that the client asked for.
+    TlsSni,
+    /// `client.cert.subject`: of a client's certificate; empty without one.
+    ClientCertSubject,
+    /// `client.cert.issuer`
+    ClientCertIssuer,
+    /// `client.cert.serial`
+    ClientCertSerial,
+    /// `client.cert.sans`: its subject's alternative names.
+    ClientCertSans,
+    /// `client.cert.fingerprint`: SHA-256 of it.
+    ClientCertFingerprint,
     /// `route.name`
     RouteName,
     /// `upstream.name`
@@ -114,9 +130,6 @@ pub enum TemplateError {
     /// A name of what is known too late for anything but a log.
     #[error("`{0}` is known once the request is over: only the template of `access_log` can hold it")]
     TooLate(Variable),
-    /// A name for a part of Ravelin that is not there yet.
-    #[error("`{0}` is not supported yet")]
-    NotYet(String),
 }
 
 /// Gives the values of a request.
@@ -127,7 +140,7 @@ pub trait Values {
 
 impl Variable {
     /// Every name that has a value before the exchange is over.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 20] = [
         Self::RequestMethod,
         Self::RequestHost,
         Self::RequestPath,
@@ -136,6 +149,14 @@ impl Variable {
         Self::RequestScheme,
         Self::RequestId,
         Self::ClientIp,
+        Self::TlsVersion,
+        Self::TlsCipher,
+        Self::TlsSni,
+        Self::ClientCertSubject,
+        Self::ClientCertIssuer,
+        Self::ClientCertSerial,
+        Self::ClientCertSans,
+        Self::ClientCertFingerprint,
         Self::RouteName,
         Self::UpstreamName,
         Self::UpstreamEndpoint,
@@ -176,6 +197,14 @@ impl Variable {
             Self::ClientPeer => "client.peer",
             Self::RequestId => "request.id",
             Self::ClientIp => "client.ip",
+            Self::TlsVersion => "tls.version",
+            Self::TlsCipher => "tls.cipher",
+            Self::TlsSni => "tls.sni",
+            Self::ClientCertSubject => "client.cert.subject",
+            Self::ClientCertIssuer => "client.cert.issuer",
+            Self::ClientCertSerial => "client.cert.serial",
+            Self::ClientCertSans => "client.cert.sans",
+            Self::ClientCertFingerprint => "client.cert.fingerprint",
             Self::RouteName => "route.name",
             Self::UpstreamName => "upstream.name",
             Self::UpstreamEndpoint => "upstream.endpoint",
@@ -201,6 +230,19 @@ impl Variable {
         }
     }
 
+    /// Whether it says who a client has proved to be.
+    #[must_use]
+    pub fn identifies(self) -> bool {
+        matches!(
+            self,
+            Self::ClientCertSubject
+                | Self::ClientCertIssuer
+                | Self::ClientCertSerial
+                | Self::ClientCertSans
+                | Self::ClientCertFingerprint
+        )
+    }
+
     /// When its value is known.
     #[must_use]
     pub fn needs(self) -> Phase {
@@ -221,9 +263,6 @@ impl Variable {
         if let Some(variable) = Self::AT_END.into_iter().find(|variable| variable.as_str() == name) {
             return Err(TemplateError::TooLate(variable));
         }
-        if NOT_YET.iter().any(|prefix| name.starts_with(prefix)) {
-            return Err(TemplateError::NotYet(name.to_owned()));
-        }
         let similarity = |variable: &Self| strsim::jaro_winkler(name, variable.as_str());
         let near = known().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
         let hint = match near.filter(|near| similarity(near) > 0.8) {
@@ -239,9 +278,6 @@ impl fmt::Display for Variable {
         f.write_str(self.as_str())
     }
 }
-
-/// Names of the reference that come with TLS.
-const NOT_YET: [&str; 2] = ["tls.", "client.cert."];
 
 impl Template {
     fn read(text: &str, names: &[&[Variable]]) -> Result<Self, TemplateError> {
@@ -431,7 +467,10 @@ mod tests {
         let error = |text: &str| text.parse::<Template>().unwrap_err().to_string();
         assert_eq!(error("{{ request.pth }}"), "unknown name `request.pth` in `{{ }}`: did you mean `request.path`?");
         assert!(error("{{ x }}").contains("there are request.method, request.host"));
-        assert_eq!(error("{{ tls.sni }}"), "`tls.sni` is not supported yet");
+        assert_eq!(
+            error("{{ client.cert.subjct }}"),
+            "unknown name `client.cert.subjct` in `{{ }}`: did you mean `client.cert.subject`?"
+        );
         assert_eq!(error("a {{ request.id"), "`{{` is never closed: write `{{ request.path }}`");
     }
 

@@ -85,6 +85,7 @@ impl Authority {
     /// A client's certificate.
     pub(crate) fn client(&self, subject: &str) -> Issued {
         self.issue_as(&[], &PKCS_ECDSA_P256_SHA256, |params| {
+            params.distinguished_name = rcgen::DistinguishedName::new();
             params.distinguished_name.push(DnType::OrganizationName, "Example");
             params.distinguished_name.push(DnType::CommonName, subject);
             params.subject_alt_names = vec![SanType::URI("spiffe://example/ann".try_into().unwrap())];
@@ -135,6 +136,16 @@ impl Client {
         };
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(64)));
         Self { config }
+    }
+
+    /// One that trusts the authority in this PEM.
+    pub(crate) fn of_pem(authority: &str) -> Self {
+        use rustls::pki_types::pem::PemObject as _;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_protocol_versions(rustls::ALL_VERSIONS).unwrap();
+        Self { config: builder.with_root_certificates(roots).with_no_client_auth() }
     }
 
     /// One that knows these ways and no others.

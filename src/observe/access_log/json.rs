@@ -23,6 +23,18 @@ pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut String) {
     object.ip("peer_ip", event.proxy_ip());
     object.text("listener", event.listener);
     object.text("scheme", event.scheme);
+    if let Some(tls) = event.tls {
+        object.text("tls_version", tls.version());
+        object.text("tls_cipher", tls.cipher());
+        object.some("tls_sni", tls.server_name());
+        if tls.is_resumed() {
+            object.out.push_str(",\"tls_resumed\":true");
+        }
+    }
+    if let Some(certificate) = event.certificate() {
+        object.text("client_cert_subject", certificate.subject());
+        object.text("client_cert_fingerprint", certificate.fingerprint());
+    }
     object.known("protocol", event.protocol);
     object.known("method", event.method);
     object.known("host", event.host);

@@ -169,6 +169,7 @@ mod testing {
             peer: Some("[::ffff:192.0.2.7]:4711".parse().unwrap()),
             listener: "main",
             scheme: "http",
+            tls: None,
             protocol: "HTTP/1.1",
             method: "GET",
             host: "example.com",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::json::millis;
 use super::stamp::Moment;
 use crate::observe::{Connect, Event};
+use crate::tls::{ClientCertificate, TlsSession};
 use crate::types::{LogTemplate, Values, Variable};
 
 /// Appends `client - - [time] "request" status bytes`.
@@ -89,6 +90,14 @@ impl Values for Line<'_> {
             Variable::RequestProtocol => text(event.protocol, out),
             Variable::RequestUserAgent => escaped(event.user_agent.unwrap_or(b"-"), out),
             Variable::RequestReferer => escaped(event.referer.unwrap_or(b"-"), out),
+            Variable::TlsVersion => text(event.tls.map_or("", TlsSession::version), out),
+            Variable::TlsCipher => text(event.tls.map_or("", TlsSession::cipher), out),
+            Variable::TlsSni => text(event.tls.and_then(TlsSession::server_name).unwrap_or(""), out),
+            Variable::ClientCertSubject => text(event.certificate().map_or("", ClientCertificate::subject), out),
+            Variable::ClientCertIssuer => text(event.certificate().map_or("", ClientCertificate::issuer), out),
+            Variable::ClientCertSerial => text(event.certificate().map_or("", ClientCertificate::serial), out),
+            Variable::ClientCertSans => text(event.certificate().map_or("", ClientCertificate::names), out),
+            Variable::ClientCertFingerprint => text(event.certificate().map_or("", ClientCertificate::fingerprint), out),
             Variable::ListenerName => text(event.listener, out),
             Variable::RouteName => text(event.route.unwrap_or(""), out),
             Variable::UpstreamName => text(event.upstream.unwrap_or(""), out),

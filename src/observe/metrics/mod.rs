@@ -314,6 +314,7 @@ mod tests {
             peer: None,
             listener: "main",
             scheme: "http",
+            tls: None,
             protocol: "HTTP/1.1",
             method: "BREW\"} 1\nx 2",
             host: "evil\"} 1\nx 2",

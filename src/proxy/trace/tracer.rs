@@ -84,7 +84,7 @@ impl Tracer<'_> {
             place: (self.places)(route.span),
             timeout: route.timeout.map(|limit| crate::types::Duration::from(limit).to_string()),
         });
-        let claims = arrival.claims(&mut head, exchange);
+        let claims = arrival.claims(&mut head, exchange, self.snapshot);
         if let Err(error) = self.follow(&mut trace, &route, claims, (head, body), exchange, &typed).await {
             trace.outcome = Outcome::of("failed", &error);
         }

@@ -321,7 +321,10 @@ impl Conn {
         self.out = BytesMut::new();
         match self.io.poll_drain(cx) {
             Poll::Pending => self.stalled(cx),
-            drained => drained,
+            drained => {
+                self.flowing(0);
+                drained
+            }
         }
     }
 

@@ -212,7 +212,9 @@ mod tests {
             concat!(
                 "request.method=GET|request.host=example.com|request.path=/a%20b|request.query=x=1&y|",
                 "request.target=/a%20b?x=1&y|request.scheme=http|",
-                "request.id=0123456789abcdef0123456789abcdef|client.ip=192.0.2.7|route.name=all|upstream.name=api|",
+                "request.id=0123456789abcdef0123456789abcdef|client.ip=192.0.2.7|tls.version=-|tls.cipher=-|tls.sni=-|",
+                "client.cert.subject=-|client.cert.issuer=-|client.cert.serial=-|client.cert.sans=-|client.cert.fingerprint=-|",
+                "route.name=all|upstream.name=api|",
                 "upstream.endpoint=10.0.0.1:8080|response.status=200|time=2026-01-02T03:04:05.678Z|listener.name=main|",
                 "client.port=4711|client.peer=192.0.2.7|request.protocol=HTTP/1.1|request.user_agent=curl/8.5.0|",
                 "request.referer=https://example.org/?q=%22|request.bytes=3|response.bytes=1234|upstream.tries=1|",

@@ -62,6 +62,8 @@ pub(super) struct Conn {
     written: u64,
     /// How the current body comes.
     pace: Pace,
+    /// What was written is on its way through TLS, and the client takes nothing.
+    draining: bool,
     /// The client sent too many frames: the last that Pingora reads are ours.
     calmed: bool,
 }
@@ -82,6 +84,7 @@ impl Conn {
             uptake: Uptake::default(),
             written: 0,
             pace: Pace::default(),
+            draining: false,
             calmed: false,
         }
     }
@@ -320,9 +323,14 @@ impl Conn {
         }
         self.out = BytesMut::new();
         match self.io.poll_drain(cx) {
-            Poll::Pending => self.stalled(cx),
+            Poll::Pending => {
+                self.draining = true;
+                self.stalled(cx)
+            }
             drained => {
-                self.flowing(0);
+                if mem::take(&mut self.draining) {
+                    self.flowing(0);
+                }
                 drained
             }
         }

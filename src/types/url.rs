@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The URL of a request: `http://` or `https://` (`http` if it is left out), a host, and what is asked for as it would be sent.
@@ -50,6 +51,16 @@ impl Url {
             Some((_, port)) => port.parse().ok(),
             None => Some(if self.secure { 443 } else { 80 }),
         }
+    }
+
+    /// Whether what is sent there stays on this machine: `localhost`, or an address of its loopback.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = match self.authority.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => self.authority.split(':').next().unwrap_or_default(),
+        };
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// The path and the query, as they were typed.
@@ -119,6 +130,20 @@ mod tests {
             let url: Url = text.parse().unwrap();
             let parts = (url.is_secure(), url.authority(), url.port(), url.target());
             assert_eq!(parts, (secure, authority, Some(port), target), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stays_on_this_machine_is_known() {
+        for (text, loopback) in [
+            ("http://localhost:14000/dir", true),
+            ("http://127.0.0.2/", true),
+            ("http://[::1]:80/", true),
+            ("http://127.0.0.1.example/", false),
+            ("http://localhost.example/", false),
+            ("http://10.0.0.1/", false),
+        ] {
+            assert_eq!(text.parse::<Url>().unwrap().is_loopback(), loopback, "{text}");
         }
     }
 

@@ -186,7 +186,9 @@ cases! {
     overload_mistakes: with("overload: {requests: 0, adaptative: true}\nhardening: {landlock: 1, apparmor: true}\n");
     route_priority: routes("  all: {respond: {}, priority: high}\n");
     limits_mistakes: with("defaults:\n  limits:\n    body_size: 0B\n    body_timeout: 0s\n    min_body_rate: 256B\n    concurrent_streams: none\n    tls_handshake_timeout: 1s\n");
-    listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    http3: true\n    tls: {acme: {}}\n    limits: {}\n".to_owned() + ROUTES;
+    listener_not_yet: "listeners:\n  http:\n    address: 127.0.0.1:80\n    http3: true\n    limits: {}\n".to_owned() + ROUTES;
+    listener_acme: "listeners:\n  tls:\n    address: 127.0.0.1:443\n    tls:\n      acme:\n        domains: [\"*.example.com\", 10.0.0.1, a_b.example.com, a.example.com, A.example.com.]\n        email: mailto:ops@example.com\n        directory: http://ca.example.com/dir\n        challenge: dns_01\n        storge: x\n".to_owned() + ROUTES;
+    listener_acme_for_nothing: "listeners:\n  tls:\n    address: 127.0.0.1:443\n    tls:\n      acme: {domains: [], directory: http://ca.example.com/dir, storage: \"\"}\n  other:\n    address: 127.0.0.1:444\n    tls: {acme: {domains: [a.example.com, a.example.com], challenge: http_01}}\n".to_owned() + ROUTES;
     listener_tls: "listeners:\n  a:\n    address: 127.0.0.1:80\n    tls: {}\n  b:\n    address: 127.0.0.1:81\n    redirect_to_https: true\n    tls:\n      certificates: [{cert: \"\", key: a.key}, {cert: a.pem}]\n      min_version: \"1.1\"\n      client_auth: {ca: a.pem, mode: optional}\n  c:\n    address: 127.0.0.1:82\n    redirect_to_https: true\n    tls: {certificates: [{cert: \"\", key: a.key, chain: b.pem}]}\n".to_owned() + ROUTES;
     listener_tls_has_nothing_to_show: "listeners:\n  a:\n    address: 127.0.0.1:80\n    tls: {session_tickets: false}\n  b:\n    address: 127.0.0.1:82\n    redirect_to_https: true\n    tls: {certificates: [{cert: \"\", key: a.key}]}\n".to_owned() + ROUTES;
     listener_underscores_unknown: "listeners:\n  http:\n    address: 127.0.0.1:80\n    underscores: replace\n".to_owned() + ROUTES;

@@ -97,6 +97,12 @@ impl Api {
                 out.sample(&[("listener", listener), ("certificate", &file.to_string_lossy())], seconds);
             }
         }
+        for (listener, client) in snapshot.iter().flat_map(|snapshot| snapshot.obtained()) {
+            if let Some((name, expiry)) = client.expiry() {
+                let seconds = expiry.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                out.sample(&[("listener", listener), ("certificate", name)], seconds);
+            }
+        }
         written
     }
 }

@@ -8,6 +8,7 @@
 //! On the way: `yaml` reads a file into a `tree` whose nodes know their places, `env` expands variables in it, `load` joins the
 //! files that are included, `de` decodes the tree by serde and collects mistakes, `resolve` finds the meaning.
 
+mod acme;
 mod admin;
 mod bounds;
 mod catalog;
@@ -49,6 +50,7 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::types::{Duration, Limit, Name};
 
+pub use acme::{Acme, AcmeChallenge};
 pub use admin::Admin;
 pub use catalog::{Body, Catalog};
 pub use env::Environment;

@@ -10,7 +10,6 @@ use crate::config::report::Diagnostic;
 const KEYS: &[(&str, &[&str])] = &[
     ("File", &["tracing"]),
     ("Listener", &["http3"]),
-    ("Tls", &["acme"]),
     ("Upstream", &["discover", "protocol", "tls", "proxy_protocol", "outlier_detection", "slow_start", "sticky", "limits"]),
     ("Retry", &["hedge"]),
     ("Route", &["mirror", "files"]),

@@ -1,5 +1,6 @@
 //! What was typed → what it means: names are looked up, and what no single value can show is checked.
 
+mod acme;
 mod admin;
 mod answers;
 mod conditions;
@@ -64,6 +65,9 @@ pub(crate) fn resolve(
         && !lost_chains;
 
     let listeners = resolver.listeners(listeners);
+    if !lost_listeners {
+        resolver.acme_challenges(&listeners);
+    }
     if let Some(admin) = &file.admin {
         resolver.admin(admin, &listeners);
     }

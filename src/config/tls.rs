@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::Spanned;
 use crate::config::load::beside;
 use crate::config::tree::{Kind, NodeId, Tree};
+use crate::config::{Acme, Spanned};
 
 /// TLS on a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -16,6 +16,8 @@ pub struct Tls {
     /// Chosen by the name that a client asks for (SNI): an exact name beats a wildcard, and the first is for all others.
     #[serde(default)]
     pub certificates: Vec<Spanned<CertificateFiles>>,
+    /// Certificates that are obtained and renewed by themselves.
+    pub acme: Option<Spanned<Acme>>,
     /// The oldest version of TLS that is spoken: `"1.2"` or `"1.3"`.
     #[serde(default)]
     pub min_version: TlsVersion,
@@ -86,6 +88,7 @@ pub(crate) fn make_absolute(tree: &mut Tree, root: NodeId, file: &Path) {
             paths.extend(["cert", "key", "ocsp"].iter().filter_map(|key| tree.at(certificate, &[key])));
         }
         paths.extend(tree.at(listener.value, &["tls", "client_auth", "ca"]));
+        paths.extend(["ca", "storage"].iter().filter_map(|key| tree.at(listener.value, &["tls", "acme", key])));
     }
     for path in paths {
         if let Kind::Scalar(scalar) = &mut tree.node_mut(path).kind

@@ -9,7 +9,8 @@ pub(crate) use self::access_log::{AccessLog, OpenError};
 pub(crate) use self::budget::Budget;
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
-    CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Pause, REASONS, RouteMeter, Text, UpstreamMeter, metrics,
+    AcmeMeter, CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Pause, REASONS, RouteMeter, Text,
+    UpstreamMeter, metrics,
 };
 
 use std::time::Instant;

@@ -4,6 +4,7 @@
 //! endpoint and makes the copy that is sent; [`response`] walks the answer back; [`reply`] sends the answers that Ravelin makes
 //! itself; [`failure`] turns what went wrong into one of them; [`self::log`] records how it ended.
 
+mod acme;
 mod affinity;
 mod bounds;
 mod clock;

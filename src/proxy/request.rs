@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Exchange, Party, Reply};
+use crate::proxy::acme::{CHALLENGE, challenge};
 use crate::proxy::bounds::{bounded, limit_body};
 use crate::proxy::enter::{Admitted, Arrival, Entrance, admit, as_sent};
 use crate::proxy::failure::missed;
@@ -73,6 +74,10 @@ impl Proxy {
                 return Err(error);
             }
         };
+        if let Some(reply) = challenge(&ctx.exchange, entrance, &snapshot) {
+            ctx.own_answer = Some(CHALLENGE);
+            return Ok(Some(reply));
+        }
         agrees_with_session(&ctx.exchange, entrance, &snapshot)?;
         if let Some(reply) = redirect_to_https(session.req_header(), &ctx.exchange, entrance, &snapshot)? {
             ctx.own_answer = Some(REDIRECT);

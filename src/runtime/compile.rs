@@ -12,6 +12,7 @@ use crate::config::{self, AccessLog, Config, Diagnostic, Given, Hardening, Named
 use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
+use crate::runtime::acme::Clients;
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Redirect, Respond, Side, Snapshot, Split, Trust};
 use crate::tls::Terminator;
@@ -158,10 +159,12 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let Chains { tasks, kept, claims, .. } = chains;
     let errors = ErrorPages::read(config.errors, report);
     let terminators: Vec<_> = config.listeners.iter().map(|listener| terminator(listener, previous, report)).collect();
+    let Clients { tokens, by_listener } = Clients::of(&config.listeners, previous, report);
     if report.has_errors() {
         return None;
     }
-    let policy = |(listener, tls): (&Named<config::Listener>, Option<Arc<Terminator>>)| ListenerPolicy {
+    let served = terminators.into_iter().zip(by_listener);
+    let policies = config.listeners.iter().zip(served).map(|(listener, (tls, acme))| ListenerPolicy {
         limits: listener.value.limits.or(&config.default_limits),
         trust: Trust::of(&listener.value),
         underscores: listener.value.underscores,
@@ -172,8 +175,9 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             .filter(|redirect| redirect.value)
             .map(|_| HttpsPorts::of(&listener.value, &config.listeners)),
         tls,
-    };
-    let policies = config.listeners.iter().zip(terminators).map(policy).collect();
+        acme,
+    });
+    let policies = policies.collect();
     let listeners = config.listeners.into_iter().map(listener).collect();
     let mut explain_token = None;
     let admin = config.admin.map(|admin| {
@@ -191,7 +195,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let upstreams = upstreams.into_values().collect();
     let snapshot = Snapshot::new(router, routes, upstreams, policies, errors, config.overload, kept)
         .explained_to(explain_token)
-        .claiming(claims);
+        .claiming(claims)
+        .answering(tokens);
     Some(Compiled { boot, reload: config.reload, snapshot, tasks, tests: config.tests })
 }
 

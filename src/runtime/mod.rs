@@ -1,5 +1,6 @@
 //! The compiled model: what a configuration becomes before it serves.
 
+mod acme;
 mod compile;
 mod errors;
 mod https;

@@ -11,7 +11,8 @@ use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
 use crate::runtime::{ErrorPages, HttpsPorts, Split, Trust};
-use crate::tls::Terminator;
+use crate::tls::acme::{Client, Tokens};
+use crate::tls::{Issued, Terminator};
 use crate::types::{HeaderName, Secret, Template};
 use crate::upstream::Upstream;
 
@@ -28,6 +29,8 @@ pub(crate) struct Snapshot {
     claims: Box<[Box<str>]>,
     errors: ErrorPages,
     overload: Overload,
+    /// What authorities may ask for in the clear.
+    tokens: Arc<Tokens>,
     /// What filters hand on to those of the next one.
     kept: Kept,
     /// What filters asked to have done beside requests, once it has been started.
@@ -45,6 +48,8 @@ pub(crate) struct ListenerPolicy {
     pub(crate) redirect_to_https: Option<HttpsPorts>,
     /// `None`: it speaks in the clear.
     pub(crate) tls: Option<Arc<Terminator>>,
+    /// Who obtains its certificate.
+    pub(crate) acme: Option<Arc<Client>>,
 }
 
 /// Work beside requests: it ends with the snapshot.
@@ -139,6 +144,7 @@ impl Snapshot {
             claims: Box::default(),
             errors,
             overload,
+            tokens: Arc::default(),
             kept,
             work: OnceLock::new(),
             _live: metrics().snapshot(),
@@ -197,6 +203,37 @@ impl Snapshot {
     /// Names of fields, in lower case, that no client may send.
     pub(crate) fn claims(&self) -> &[Box<str>] {
         &self.claims
+    }
+
+    /// Answers authorities that ask for these.
+    pub(super) fn answering(mut self, tokens: Arc<Tokens>) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// What authorities may ask for in the clear.
+    pub(crate) fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    /// Those who obtain certificates, each once.
+    pub(crate) fn acme_clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        let all = || self.listeners.iter().filter_map(|policy| policy.acme.as_ref());
+        all()
+            .enumerate()
+            .filter(move |(at, client)| !all().take(*at).any(|other| Arc::ptr_eq(other, client)))
+            .map(|(_, client)| client)
+    }
+
+    /// Who obtains the certificate of each listener, with its name.
+    pub(crate) fn obtained(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Client>)> {
+        let names = self.router.listeners().iter();
+        names.zip(&self.listeners).filter_map(|(name, policy)| policy.acme.as_ref().map(|client| (name, client)))
+    }
+
+    /// The certificates of each listener with TLS that are in no file, and who obtains them.
+    pub(super) fn issued(&self) -> impl Iterator<Item = (&Arc<Issued>, Option<&Arc<Client>>)> {
+        self.listeners.iter().filter_map(|policy| Some((policy.tls.as_ref()?.issued(), policy.acme.as_ref())))
     }
 
     /// Whether a request with this token may ask for its trace.

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::server::ShutdownWatch;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::filter::TaskFuture;
 use crate::runtime::Snapshot;
 use crate::runtime::snapshot::Work;
+use crate::tls::acme::Client;
 use crate::upstream::Upstream;
 
 /// How long a configuration waits for its endpoints to be looked up and probed for the first time.
@@ -17,7 +19,10 @@ const PREPARATION: Duration = Duration::from_secs(5);
 /// The tasks of the snapshot in force. An upstream that a new snapshot keeps is not disturbed.
 pub(crate) struct Upkeep {
     shutdown: ShutdownWatch,
+    /// Turns true once no process before this one accepts connections.
+    settled: watch::Receiver<bool>,
     upstreams: Vec<Kept>,
+    certificates: Vec<Obtained>,
 }
 
 /// An upstream whose endpoints are looked up and probed.
@@ -32,9 +37,22 @@ impl Drop for Kept {
     }
 }
 
+/// A certificate that is obtained.
+struct Obtained {
+    client: Arc<Client>,
+    task: AbortHandle,
+}
+
+impl Drop for Obtained {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.client.retire();
+    }
+}
+
 impl Upkeep {
-    pub(crate) fn new(shutdown: ShutdownWatch) -> Self {
-        Self { shutdown, upstreams: Vec::new() }
+    pub(crate) fn new(shutdown: ShutdownWatch, settled: watch::Receiver<bool>) -> Self {
+        Self { shutdown, settled, upstreams: Vec::new(), certificates: Vec::new() }
     }
 
     /// Looks up the endpoints of upstreams that are new, and probes them if `probe`, so that the snapshot can serve from its first request.
@@ -48,6 +66,7 @@ impl Upkeep {
         if tokio::time::timeout(PREPARATION, prepared).await.is_err() {
             log::warn!("some endpoints are not known yet; serving without them");
         }
+        snapshot.lend_certificates();
     }
 
     /// Starts what a snapshot needs, and ends what it no longer does.
@@ -62,7 +81,27 @@ impl Upkeep {
         }
         // What is left over is dropped, and so ends.
         self.upstreams = upstreams;
+        let (mut certificates, mut new) = (Vec::new(), Vec::new());
+        for client in snapshot.acme_clients() {
+            let at = self.certificates.iter().position(|obtained| Arc::ptr_eq(&obtained.client, client));
+            match at {
+                Some(at) => certificates.push(self.certificates.swap_remove(at)),
+                None => new.push(client.clone()),
+            }
+        }
+        // Those that are over serve nothing any more before others do, which order nothing before they know where they serve.
+        self.certificates = certificates;
+        snapshot.serve_certificates();
+        for client in new {
+            let obtained = self.obtain(client);
+            self.certificates.push(obtained);
+        }
         snapshot.keep(tasks.into_iter().map(|task| Work(tokio::spawn(task).abort_handle())).collect());
+    }
+
+    fn obtain(&self, client: Arc<Client>) -> Obtained {
+        let (running, settled) = (client.clone(), self.settled.clone());
+        Obtained { client, task: tokio::spawn(running.run(settled)).abort_handle() }
     }
 
     fn keeps(&self, upstream: &Arc<Upstream>) -> bool {

@@ -129,11 +129,18 @@ struct Seat {
 pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Start) -> Result<(), StartError> {
     process::raise_descriptor_limit();
     let seat = take_seat(&compiled.boot, start)?;
-    let names = compiled.snapshot.upstreams().iter().any(|upstream| upstream.has_names());
+    let user = process::future_user(&compiled.boot.pingora)?;
+    for client in compiled.snapshot.acme_clients() {
+        client.make_folders(user);
+    }
+    let asks_authorities = compiled.snapshot.acme_clients().next().is_some();
+    let names = asks_authorities || compiled.snapshot.upstreams().iter().any(|upstream| upstream.has_names());
     let sockets = seat.predecessor.iter().flat_map(Predecessor::files);
     // While paths are still meant from the folder in which the process was started.
     let files: Vec<_> = report.files().into_iter().chain(report.followed().iter().cloned()).collect();
-    let places = Places::of(&compiled.boot, &files, names).with_sockets(sockets);
+    let places = Places::of(&compiled.boot, &files, names)
+        .with_sockets(sockets)
+        .with_storage(compiled.snapshot.acme_clients().map(|client| client.folder()));
     let conf = &compiled.boot.pingora;
     let launcher = if conf.daemon { Some(background::enter(conf, conf.daemon_wait_for_ready)?) } else { None };
     let launcher = Arc::new(Mutex::new(launcher));
@@ -283,11 +290,11 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     }
     if let Some(socket) = seat.upgrade {
         let socket = Mutex::new(Some(socket));
-        let door = Door { successors: successors.clone(), socket, settled: is_settled, drain: drain.clone() };
+        let door = Door { successors: successors.clone(), socket, settled: is_settled.clone(), drain: drain.clone() };
         server.add_service(background_service("upgrades", door));
     }
     let (caught, catching) = oneshot::channel();
-    let configuration = Configuration::new(load, in_force, store, first, caught);
+    let configuration = Configuration::new(load, in_force, store, first, is_settled.clone(), caught);
     let configured = server.add_service(background_service("configuration", configuration));
     listening.add_dependency(&configured);
     let logs = server.add_service(background_service("logs", Logs::new(observers.clone())));

@@ -13,7 +13,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::{self, Report};
 use crate::filter::TaskFuture;
@@ -37,6 +37,8 @@ pub(super) struct Configuration {
     store: Arc<Store>,
     /// What the first snapshot needs started.
     first: Mutex<Option<First>>,
+    /// Turns true once no process before this one accepts connections.
+    settled: watch::Receiver<bool>,
     /// Where the signals go that end the process.
     signals: Mutex<Option<oneshot::Sender<Caught>>>,
 }
@@ -64,8 +66,15 @@ struct Current {
 type Stamps = BTreeMap<PathBuf, Option<(SystemTime, u64)>>;
 
 impl Configuration {
-    pub(super) fn new(load: Load, in_force: InForce, store: Arc<Store>, first: First, signals: oneshot::Sender<Caught>) -> Self {
-        Self { load, in_force, store, first: Mutex::new(Some(first)), signals: Mutex::new(Some(signals)) }
+    pub(super) fn new(
+        load: Load,
+        in_force: InForce,
+        store: Arc<Store>,
+        first: First,
+        settled: watch::Receiver<bool>,
+        signals: oneshot::Sender<Caught>,
+    ) -> Self {
+        Self { load, in_force, store, first: Mutex::new(Some(first)), settled, signals: Mutex::new(Some(signals)) }
     }
 
     async fn reload(&self, current: &mut Current, cause: &str) {
@@ -124,6 +133,16 @@ impl Configuration {
             );
         }
         let snapshot = Arc::new(snapshot);
+        if let Some(folder) =
+            snapshot.acme_clients().map(|client| client.folder()).find(|folder| !current.sandbox.lets_write(folder))
+        {
+            metrics().reload_failed();
+            return log::error!(
+                "reload refused, nothing has changed cause={cause} reason=\"`storage` is outside of what this process may write to, which \
+                 `hardening.landlock` settled at its start: it needs a new process, `ravelin run -u`\" folder={}",
+                folder.display()
+            );
+        }
         current.upkeep.prepare(&snapshot, true).await;
         self.store.replace(snapshot.clone());
         current.upkeep.follow(&snapshot, tasks);
@@ -161,7 +180,14 @@ impl BackgroundService for Configuration {
             return;
         };
         let stamps = stamps(&files);
-        let mut current = Current { upkeep: Upkeep::new(shutdown.clone()), reload, files, sandbox, stamps, generation: 1 };
+        let mut current = Current {
+            upkeep: Upkeep::new(shutdown.clone(), self.settled.clone()),
+            reload,
+            files,
+            sandbox,
+            stamps,
+            generation: 1,
+        };
         let snapshot = self.store.load();
         current.upkeep.prepare(&snapshot, false).await;
         current.upkeep.follow(&snapshot, tasks);

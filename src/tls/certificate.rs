@@ -98,6 +98,11 @@ impl Certificate {
         &self.names
     }
 
+    /// From when on clients take it.
+    pub(crate) fn not_before(&self) -> SystemTime {
+        self.not_before
+    }
+
     /// Until when clients take it.
     pub(crate) fn not_after(&self) -> SystemTime {
         self.not_after

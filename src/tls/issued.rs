@@ -40,36 +40,38 @@ impl Issued {
     }
 }
 
-#[expect(dead_code, reason = "for certificates that are obtained by themselves")]
 impl Issued {
-    /// Serves a certificate for each of its names, in the place of one that was there.
-    pub(crate) fn publish(&self, certificate: &Arc<Certificate>) {
-        self.certificates.change(|table| {
-            let names = certificate.names().iter().map(|name| (name.clone(), [certificate.clone()]));
-            table.iter().map(|(name, known)| (name.clone(), known.clone())).chain(names).collect()
-        });
+    /// Serves these, each for its name, in the place of all that was served.
+    pub(crate) fn serve(&self, served: &[(Box<str>, Arc<Certificate>)]) {
+        self.certificates.replace(served.iter().map(|(name, certificate)| (name.clone(), [certificate.clone()])).collect());
     }
 
-    /// Serves none for this name any more.
-    pub(crate) fn withdraw(&self, name: &str) {
-        self.certificates.change(|table| without(table, name));
+    /// Serves these beside what is served, each for its name.
+    pub(crate) fn add(&self, served: &[(Box<str>, Arc<Certificate>)]) {
+        self.certificates.change(|table| {
+            let mut table = table.clone();
+            table.extend(served.iter().map(|(name, certificate)| (name.clone(), [certificate.clone()])));
+            table
+        });
     }
 
     /// Answers an ACME server that asks for this name.
     pub(crate) fn challenge(&self, name: &str, certificate: &Arc<Certificate>) {
         self.challenges.change(|table| {
-            let mut table = without(table, name);
+            let mut table = table.clone();
             table.insert(name.into(), [certificate.clone()]);
             table
         });
     }
 
-    /// It has asked.
-    pub(crate) fn answered(&self, name: &str) {
-        self.challenges.change(|table| without(table, name));
+    /// It has asked, or will not. What has taken this answer's place stays.
+    pub(crate) fn answered(&self, name: &str, certificate: &Arc<Certificate>) {
+        self.challenges.change(|table| {
+            let mut table = table.clone();
+            if table.get(name).is_some_and(|[known]| Arc::ptr_eq(known, certificate)) {
+                table.remove(name);
+            }
+            table
+        });
     }
-}
-
-fn without(table: &Table, name: &str) -> Table {
-    table.iter().filter(|(known, _)| ***known != *name).map(|(name, known)| (name.clone(), known.clone())).collect()
 }

@@ -4,6 +4,7 @@
 //! (`files`); beside them are those that come and go by themselves (`Issued`). A handshake asks the terminator once the client has
 //! said which name it wants, and goes on by the answer: nothing is decided before.
 
+pub(crate) mod acme;
 mod certificate;
 mod files;
 mod issued;
@@ -14,6 +15,7 @@ mod terminator;
 
 pub(crate) use self::certificate::{Certificate, CertificateError};
 pub(crate) use self::files::Change;
+pub(crate) use self::issued::Issued;
 pub(crate) use self::provider::{install_provider, provider};
 pub use self::session::{ClientCertificate, TlsSession};
 pub(crate) use self::terminator::{Answer, Terminator};

@@ -142,7 +142,10 @@ impl Terminator {
             }
             clients = Some(Clients { ca, mode: auth.mode, following });
         }
-        if certificates.len() < pairs.len() || roots.is_none() != clients.is_none() || pairs.is_empty() {
+        if certificates.len() < pairs.len()
+            || roots.is_none() != clients.is_none()
+            || (pairs.is_empty() && section.acme.is_none())
+        {
             return None;
         }
         let demands = Demands(roots);
@@ -180,6 +183,12 @@ impl Terminator {
                 report.push(Diagnostic::warning(files.cert.span, message));
             }
         }
+        for domain in section.acme.iter().flat_map(|acme| &acme.domains) {
+            if live.0.names.exact(domain.as_str()).is_some() {
+                let message = "what is obtained for this name is never served: one of `certificates` is for it";
+                report.push(Diagnostic::warning(domain.span, message).hint("remove it from one of the two"));
+            }
+        }
         let (live, challenges) = live;
         Some(Self {
             min_version: section.min_version,
@@ -206,6 +215,11 @@ impl Terminator {
     /// Whether certificates of clients are asked for.
     pub(crate) fn asks_clients(&self) -> bool {
         self.live.now().clients.is_some()
+    }
+
+    /// The certificates that are in no file of it.
+    pub(crate) fn issued(&self) -> &Arc<Issued> {
+        &self.issued
     }
 
     /// Whether the client of a session that was resumed would be let in today: a full handshake has asked already.

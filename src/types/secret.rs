@@ -36,6 +36,11 @@ impl Secret {
         same.into()
     }
 
+    /// The secret itself, for where it is used or kept: to be neither logged nor copied.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Whether an `Authorization` header can carry it: visible ASCII without spaces (RFC 6750 §2.1 allows a little less).
     pub(crate) fn fits_a_header(&self) -> bool {
         self.0.bytes().all(|byte| byte.is_ascii_graphic())

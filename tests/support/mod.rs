@@ -29,6 +29,7 @@ mod events;
 mod http1;
 mod http2;
 mod origin;
+pub(crate) mod pebble;
 mod ports;
 mod process;
 mod serve;

@@ -273,7 +273,12 @@ struct Written {
 }
 
 impl Log {
-    fn follow(&self, pipe: impl Read + Send + 'static) -> thread::JoinHandle<()> {
+    /// Adds a line.
+    pub(crate) fn say(&self, line: &str) {
+        self.change(|written| written.lines.push(line.to_owned()));
+    }
+
+    pub(crate) fn follow(&self, pipe: impl Read + Send + 'static) -> thread::JoinHandle<()> {
         let log = self.clone();
         thread::spawn(move || {
             let mut reader = BufReader::new(pipe);

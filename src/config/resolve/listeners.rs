@@ -54,9 +54,12 @@ impl Resolver<'_> {
             self.report.push(diagnostic.hint(hint).related(tls.span, "the listener's `tls`"));
         }
         let Some(tls) = &listener.tls else { return };
-        if tls.certificates.is_empty() {
+        if let Some(acme) = &tls.acme {
+            self.acme(acme);
+        } else if tls.certificates.is_empty() {
             let diagnostic = Diagnostic::error(tls.span, "`tls` has no certificate: no client could connect");
-            self.report.push(diagnostic.hint("add one: `certificates: [{cert: site.pem, key: site.key}]`"));
+            let hint = "add one: `certificates: [{cert: site.pem, key: site.key}]`, or `acme: {domains: [www.example.com]}`";
+            self.report.push(diagnostic.hint(hint));
         }
         let files = tls.certificates.iter().flat_map(|files| [Some(&files.cert), Some(&files.key), files.ocsp.as_ref()]);
         let ca = tls.client_auth.as_ref().map(|auth| &auth.ca);

@@ -8,6 +8,7 @@
 //! Own code, since the `prometheus` crate would cost what a request must not: one cache line that all threads write, a locked map
 //! for labels, and series that outlive their names.
 
+mod acme;
 mod cells;
 mod histogram;
 mod identity;
@@ -22,6 +23,7 @@ mod words;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
+pub(crate) use self::acme::AcmeMeter;
 pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::RouteMeter;
 pub(crate) use self::text::{CONTENT_TYPE, Text};
@@ -43,6 +45,7 @@ pub(crate) struct Metrics {
     routes: Identities<RouteMeter>,
     upstreams: Identities<UpstreamMeter>,
     listeners: Identities<ListenerMeter>,
+    acme: Identities<AcmeMeter>,
     /// Requests without a route.
     unrouted: RouteMeter,
     in_flight: Sharded<Count>,
@@ -71,6 +74,7 @@ impl Metrics {
             routes: Identities::new(),
             upstreams: Identities::new(),
             listeners: Identities::new(),
+            acme: Identities::new(),
             unrouted: RouteMeter::unrouted(),
             in_flight: Sharded::new(),
             failures: Words::new(256),
@@ -97,6 +101,11 @@ impl Metrics {
     /// The numbers of the listener of this name.
     pub(crate) fn listener(&self, name: &str) -> Arc<ListenerMeter> {
         self.listeners.of(name, || ListenerMeter::new(name))
+    }
+
+    /// The numbers of the obtained certificate whose first name this is.
+    pub(crate) fn acme(&self, name: &str) -> Arc<AcmeMeter> {
+        self.acme.of(name, || AcmeMeter::new(name))
     }
 
     /// A request has come.
@@ -165,6 +174,7 @@ impl Metrics {
         self.write_requests(out);
         self.write_upstreams(out);
         self.write_connections(out);
+        self.write_acme(out);
         self.write_configuration(out);
         out.single(
             "ravelin_log_lines_lost_total",
@@ -260,6 +270,27 @@ impl Metrics {
             "counter",
             "Time in which a listener accepted nothing, by reason.",
             ListenerMeter::write_paused,
+        );
+    }
+
+    fn write_acme(&self, out: &mut Text<'_>) {
+        let certificates = self.acme.all();
+        let mut family = |name, kind, help, write: fn(&AcmeMeter, &mut Text<'_>)| {
+            out.family(name, kind, help);
+            certificates.iter().for_each(|certificate| write(certificate, out));
+        };
+        family("ravelin_acme_certificates_total", "counter", "Certificates that were obtained.", AcmeMeter::write_orders);
+        family(
+            "ravelin_acme_failures_total",
+            "counter",
+            "Orders that were not filled, by party and reason.",
+            AcmeMeter::write_failures,
+        );
+        family(
+            "ravelin_acme_next_order_timestamp_seconds",
+            "gauge",
+            "When the next order is made, in seconds since 1970: a renewal, or another try.",
+            AcmeMeter::write_next,
         );
     }
 
@@ -365,6 +396,10 @@ mod tests {
         listener.refused("connections_per_client");
         listener.handshaken("TLSv1.3", true);
         listener.handshake_failed("timeout");
+        let acme = metrics.acme("a.example");
+        acme.obtained();
+        acme.failed("operator", "dns");
+        acme.next(SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
         listener.paused(Pause::Descriptors, Duration::from_millis(1500));
         let (_in_flight, _snapshot) = (metrics.began(), metrics.snapshot());
         metrics.record(&event(Some(200), None), Some(&route), Some(&upstream));

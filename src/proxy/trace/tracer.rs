@@ -8,6 +8,7 @@ use pingora_http::RequestHeader;
 
 use crate::config::{self, RetryCondition, Span};
 use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
+use crate::proxy::acme::{CHALLENGE, challenge};
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
@@ -57,6 +58,10 @@ impl Tracer<'_> {
                 return trace;
             }
         };
+        if let Some(reply) = challenge(exchange, entrance, self.snapshot) {
+            trace.outcome = Outcome { reason: Some(CHALLENGE.to_owned()), ..Outcome::answered(&reply) };
+            return trace;
+        }
         match redirect_to_https(&head, exchange, entrance, self.snapshot) {
             Ok(None) => {}
             Ok(Some(reply)) => {

@@ -28,6 +28,8 @@ const KNOWN: ABI = ABI::V5;
 pub(super) struct Sandbox {
     /// `None`: whatever its user may.
     readable: Option<Vec<PathBuf>>,
+    /// Likewise, for folders of certificates that are obtained.
+    growing: Option<Vec<PathBuf>>,
 }
 
 impl Sandbox {
@@ -41,20 +43,29 @@ impl Sandbox {
             "none to gain"
         };
         let capabilities = dropped_capabilities();
+        let growing = places.growing();
         let (landlock, readable) = if settings.landlock { landlock(places) } else { (Outcome::Off, None) };
         let seccomp = if settings.seccomp { seccomp() } else { Outcome::Off };
         log::info!("hardening privileges={privileges:?} capabilities={capabilities} landlock={landlock} seccomp={seccomp}");
-        Self { readable }
+        Self { growing: readable.as_ref().map(|_| growing), readable }
+    }
+
+    /// Whether certificates may be kept in this folder.
+    pub(super) fn lets_write(&self, folder: &Path) -> bool {
+        self.growing.as_ref().is_none_or(|growing| growing.iter().any(|root| leads(folder).starts_with(root)))
     }
 
     /// Which of these files lie where the process may not read.
     pub(super) fn outside<'a>(&self, files: &'a [PathBuf]) -> Vec<&'a Path> {
         let Some(readable) = &self.readable else { return Vec::new() };
-        // Where the way is a link, what counts is where it leads.
-        let leads = |file: &Path| file.canonicalize().unwrap_or_else(|_| places::absolute(file));
         let inside = |file: &&PathBuf| readable.iter().any(|root| leads(file).starts_with(root));
         files.iter().filter(|file| !inside(file)).map(PathBuf::as_path).collect()
     }
+}
+
+/// Where the way is a link, what counts is where it leads.
+fn leads(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| places::absolute(file))
 }
 
 enum Outcome {
@@ -120,7 +131,8 @@ fn restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
     let file = AccessFs::from_file(KNOWN);
     let look = AccessFs::ReadFile | AccessFs::ReadDir;
     let keep: BitFlags<AccessFs> = look | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
-    let rules = [(&places.read, look), (&places.write, keep), (&places.tidy, AccessFs::RemoveDir.into())];
+    let grow = keep | AccessFs::MakeDir;
+    let rules = [(&places.read, look), (&places.write, keep), (&places.grow, grow), (&places.tidy, AccessFs::RemoveDir.into())];
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
     for (paths, access) in rules {
         for path in paths {
@@ -155,11 +167,12 @@ mod tests {
     fn what_lies_outside_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        let sandbox = Sandbox { readable: Some(vec![root.join("in")]) };
+        let sandbox = Sandbox { readable: Some(vec![root.join("in")]), growing: Some(vec![root.join("in")]) };
         let files = [root.join("in/a.yaml"), root.join("out.yaml"), root.join("in/../out.yaml")];
         std::fs::create_dir(root.join("in")).unwrap();
         std::fs::write(root.join("out.yaml"), "").unwrap();
         assert_eq!(sandbox.outside(&files), [&files[1], &files[2]]);
-        assert!(Sandbox::default().outside(&files).is_empty());
+        assert!(sandbox.lets_write(&root.join("in/new")) && !sandbox.lets_write(&root));
+        assert!(Sandbox::default().outside(&files).is_empty() && Sandbox::default().lets_write(&root));
     }
 }

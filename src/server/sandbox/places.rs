@@ -54,6 +54,8 @@ pub(in crate::server) struct Places {
     pub(super) read: Vec<PathBuf>,
     /// Folders in which files are written, made and removed.
     pub(super) write: Vec<PathBuf>,
+    /// Folders below which folders are made, too.
+    pub(super) grow: Vec<PathBuf>,
     /// Folders from which an empty folder may be removed.
     pub(super) tidy: Vec<PathBuf>,
 }
@@ -97,6 +99,12 @@ impl Places {
         self
     }
 
+    /// And these folders, in which certificates are kept.
+    pub(in crate::server) fn with_storage<'a>(mut self, folders: impl Iterator<Item = &'a Path>) -> Self {
+        self.grow.extend(folders.map(absolute));
+        self
+    }
+
     /// A file and what is beside it: files are replaced by others of their name, and named by globs.
     fn read_with_neighbours(&mut self, file: &Path) {
         let file = absolute(file);
@@ -113,9 +121,19 @@ impl Places {
         self.write.extend(absolute(file).parent().map(Path::to_owned));
     }
 
+    /// Where folders may be made and written to, links followed.
+    pub(super) fn growing(&self) -> Vec<PathBuf> {
+        self.grow.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect()
+    }
+
     /// Where files may be read, links followed.
     pub(super) fn readable(&self) -> Vec<PathBuf> {
-        self.read.iter().chain(&self.write).map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect()
+        self.read
+            .iter()
+            .chain(&self.write)
+            .chain(&self.grow)
+            .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+            .collect()
     }
 }
 

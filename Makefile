@@ -45,7 +45,7 @@ check:
 
 test: export RAVELIN_TEST_PEERS = 1
 test: check
-	$(CARGO) test --locked --no-fail-fast
+	scripts/test
 	scripts/check-conf $(TARGET)/debug
 
 # Suites that take long run only where this is set.

@@ -252,6 +252,7 @@ fn shut_windows() {
     let requests: Vec<u8> = (0..50).flat_map(|n| frame(1, 5, 2 * n + 1, &head(GET))).collect();
     let began = Instant::now();
     let mut given_up = 0;
+    let before = peak(&ravelin);
     let flood = flood(ravelin.address(), &[shut, requests].concat(), || {
         // Something to write now and then, until all streams have been given up.
         thread::sleep(Duration::from_millis(50));
@@ -265,6 +266,31 @@ fn shut_windows() {
         peak(&ravelin)
     );
     assert_eq!(flood.resets.len(), 50);
+    // Half a MiB for each stream (THREATS), and what an allocator keeps.
+    let grown = peak(&ravelin) - before;
+    assert!(grown < 50 * 512 + 8192, "{grown} KiB");
+}
+
+/// What HTTP/1 clients do not read is bounded for each of them, however long the response.
+#[test]
+fn unread_responses() {
+    let origin = Origin::start("a", vec![Answer::text(200, &"a".repeat(20 << 20))]);
+    let ravelin = Ravelin::start(&config(origin.address(), "{write_timeout: 2s}"));
+    let before = peak(&ravelin);
+    let clients: Vec<TcpStream> = (0..30)
+        .map(|_| {
+            let mut client = TcpStream::connect(ravelin.address()).unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            client
+        })
+        .collect();
+    let all = |lines: &[String]| (lines.iter().filter(|line| line.contains("reason=client_stalls")).count() >= 10).then_some(());
+    assert!(ravelin.log().wait_for(Deadline::standard(), all).is_some(), "{}", ravelin.log().text());
+    let grown = peak(&ravelin) - before;
+    eprintln!("unread: {grown} KiB for 30 clients");
+    // Of the 20 MiB that each has asked for.
+    assert!(grown < 30 * 1536 + 16384, "{grown} KiB");
+    drop(clients);
 }
 
 /// A window that is opened byte by byte is never shut for `write_timeout`, and yet its stream ends.

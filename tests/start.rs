@@ -5,8 +5,10 @@
 mod support;
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use support::{Deadline, Launch, Ravelin, Signal, free_port, get};
 
@@ -117,4 +119,41 @@ fn a_file_that_the_user_may_not_read_changes_nothing() {
     ravelin.signal(Signal::HUP).unwrap();
     let taken = ravelin.wait_for_log("generation=2 ", Deadline::standard());
     assert!(taken.is_some(), "once it may be read it is taken\n{}", ravelin.log().text());
+}
+
+/// A kernel without Landlock and without seccomp's call: the process says what is missing, and serves.
+#[test]
+fn an_old_kernel_is_served_on_with_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = "listeners: {a: {address: \"127.0.0.1:0\"}}\nroutes: {all: {respond: {body: ok}}}\n";
+    fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/old_kernel.py");
+    let seccomp = if cfg!(target_arch = "x86_64") { 317 } else { 277 };
+    let mut child = Command::new("timeout")
+        .args(["30", "python3"])
+        .arg(script)
+        .arg(format!("444,445,446,{seccomp}"))
+        .args([env!("CARGO_BIN_EXE_ravelin"), "run", "-c", "ravelin.yaml"])
+        .current_dir(directory.path())
+        .env("RAVELIN_RUNTIME_DIR", directory.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        said.push_str(&line);
+        said.push('\n');
+        if let Some((_, rest)) = line.split_once("listening on ") {
+            let address = rest.split(' ').next().unwrap();
+            assert_eq!(get(address, "/"), 200);
+            break;
+        }
+    }
+    // `timeout` passes it on.
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+    for words in ["this kernel has no Landlock", "seccomp can't be used", "landlock=missing seccomp=missing", "listening on"] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
 }

@@ -7,14 +7,25 @@ use crate::config::Span;
 use crate::config::report::Report;
 use crate::config::tree::{Kind, NodeId, Tree};
 
-/// Keys whose values are secrets, wherever they stand.
-const SECRETS: [&str; 2] = ["token", "explain_token"];
+/// A key that holds one of these has a secret for its value, wherever it stands: keys of ours, and names of header fields.
+const SECRETS: [&str; 6] = ["token", "authorization", "api-key", "apikey", "password", "secret"];
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    SECRETS.iter().any(|word| key.contains(word))
+}
 
 /// Conceals the secrets of a file: those among the nodes that were added to the tree since it had `from` of them.
 pub(crate) fn secrets(tree: &Tree, from: usize, root: NodeId, report: &mut Report) {
+    for key in tree.ids_from(from).filter_map(|id| tree.node(id).key) {
+        // `token:"x"` and `token x` are keys as a whole: no blank, or no colon.
+        if let Some(end) = report.text(key).and_then(end_of_glued) {
+            report.conceal(Span::new(key.file, key.start as usize + end, key.end as usize));
+        }
+    }
     let named = tree.ids_from(from).filter(|id| {
         let key = tree.node(*id).key.and_then(|key| report.text(key)).unwrap_or("");
-        SECRETS.contains(&key.trim_matches(['"', '\'']))
+        is_secret(key)
     });
     // A misspelt key is a secret's too.
     let admin = tree.at(root, &["admin"]).map_or(&[][..], |admin| tree.entries(admin));
@@ -33,20 +44,40 @@ pub(crate) fn secrets(tree: &Tree, from: usize, root: NodeId, report: &mut Repor
     }
 }
 
+/// Where a key's name ends that has its value in it.
+fn end_of_glued(key: &str) -> Option<usize> {
+    let lower = key.to_ascii_lowercase();
+    let end = SECRETS.iter().filter_map(|word| lower.find(word).map(|found| found + word.len())).min()?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'"' | b'\'');
+    let rest = &key[end..];
+    (rest.len() > 1 && !rest.bytes().all(is_name)).then_some(end)
+}
+
 /// Conceals the secrets of a file that is no YAML: each line from the first word that is a secret's key to its end, and what is
 /// indented deeper below it.
 pub(crate) fn secrets_of_text(file: u16, text: &str, report: &mut Report) {
     let mut at = 0;
     // The indentation of the line whose value goes on.
     let mut within: Option<usize> = None;
+    // A key without its colon: the value is on the next line, however that is indented.
+    let mut dangling = false;
     for line in text.split_inclusive('\n') {
         let indent = line.len() - line.trim_start().len();
         let blank = line.trim().is_empty();
-        let key = SECRETS.iter().filter_map(|key| line.find(key).map(|found| found + key.len())).min();
+        let lower = line.to_ascii_lowercase();
+        let key = SECRETS.iter().filter_map(|key| lower.find(key).map(|found| found + key.len())).min();
         match key {
             Some(end) => {
-                report.conceal(Span::new(file, at + end, at + line.trim_end().len().max(end)));
+                let length = line.trim_end().len().max(end);
+                let begin = if dangling { indent } else { end };
+                report.conceal(Span::new(file, at + begin, at + length));
                 within = Some(indent);
+                let last = SECRETS.iter().filter_map(|key| lower.rfind(key).map(|found| found + key.len())).max().unwrap_or(end);
+                dangling = !line[last..length].contains(':');
+            }
+            None if dangling && !blank => {
+                report.conceal(Span::new(file, at + indent, at + line.trim_end().len()));
+                dangling = false;
             }
             None if within.is_some_and(|above| indent > above) && !blank => {
                 report.conceal(Span::new(file, at + indent, at + line.trim_end().len()));

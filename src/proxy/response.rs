@@ -140,6 +140,8 @@ pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<
 
 fn open_tunnel(session: &mut Session, ctx: &mut Ctx) {
     ctx.tunnel = true;
+    // It may last for hours, and costs what a connection costs.
+    ctx.admitted = None;
     ctx.connection.clock.respond();
     ctx.connection.clock.unlimit_exchange();
     ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());

@@ -4,15 +4,16 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Pid;
-use support::{Answer, Connection, Deadline, Launch, Origin, Outgoing, Ravelin};
+use support::{Answer, Connection, Deadline, Launch, Origin, Outgoing, Ravelin, get};
 
 /// A proxy in front of one endpoint, with more at the top level and more for the upstream.
 fn proxy(top: &str, upstream: &str, endpoint: impl std::fmt::Display) -> Ravelin {
@@ -231,4 +232,21 @@ fn the_command_need_not_wait_at_all() {
     let (directory, _port) = background("daemon_wait_for_ready: false\naccess_log: {output: {file: missing/log}}\n");
     let (status, said, _left) = command(&directory, |launch| launch);
     assert!(status == 0 && !said.contains("error"), "what fails later is in the log alone: {said}");
+}
+
+// covers: user
+#[test]
+fn the_background_is_the_users() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let (directory, port) = background("user: nobody\n");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let (status, said, left) = command(&directory, |launch| launch);
+    assert_eq!(status, 0, "{said}");
+    let pid = left.as_ref().expect("a pid file").0;
+    let about = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    assert!(about.contains("Uid:\t65534\t65534\t65534\t65534\n") && about.contains("CapEff:\t0000000000000000\n"), "{about}");
+    assert_eq!(get(&port.address().to_string(), "/"), 200);
 }

@@ -20,9 +20,10 @@ const REST_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
     // Pingora's own timeout would end a body that may pause longer.
     session.as_downstream_mut().set_read_timeout(None);
-    if let Some(bounds) = &ctx.connection.stream
-        && !session.as_downstream_mut().is_body_empty()
-    {
+    if session.as_downstream_mut().is_body_empty() {
+        return;
+    }
+    if let Some(bounds) = &ctx.connection.stream {
         ctx.connection.clock.await_request(bounds.pace.timeout(), ctx.exchange.started);
     }
     let head = session.req_header();

@@ -42,8 +42,8 @@ fn no_request_is_lost_while_an_endpoint_dies_and_returns() {
         })
         .collect();
 
-    let deadline = Deadline::standard();
     let pass = |more: u64| {
+        let deadline = Deadline::standard();
         let until = answered.load(Ordering::Relaxed) + more;
         while answered.load(Ordering::Relaxed) < until && clients.iter().all(|client| !client.is_finished()) && !deadline.passed()
         {

@@ -77,7 +77,7 @@ fn an_endpoint_that_takes_no_connection_is_given_up() {
 #[test]
 fn an_endpoint_that_reads_nothing_is_given_up() {
     let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
-    let ravelin = proxy("", ", timeouts: {write: 100ms, response: 200ms, read: 200ms}", endpoint.local_addr().unwrap());
+    let ravelin = proxy("", ", timeouts: {write: 100ms, response: 3s, read: 3s}", endpoint.local_addr().unwrap());
     let deadline = Deadline::standard();
     let mut client = TcpStream::connect(ravelin.address()).unwrap();
     let mut sender = client.try_clone().unwrap();

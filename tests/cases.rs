@@ -1,7 +1,7 @@
 //! Runs every `tests/cases/**/*.case` against a real Ravelin process, each as a test of its own.
 //!
 //! The format is described in `tests/cases/README.md`. `cargo test --test cases routing/` runs the cases below
-//! `tests/cases/routing`; the arguments are those of every Rust test. Tests named `runner: …` are about the
+//! `tests/cases/routing`, each in both lanes (`express: routing/…`); the arguments are those of every Rust test. Tests named `runner: …` are about the
 //! runner itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
@@ -11,7 +11,7 @@ mod support;
 #[path = "cases/runner/mod.rs"]
 mod runner;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, io};
 
@@ -22,17 +22,22 @@ use support::{covers, has_ipv6};
 
 fn main() -> io::Result<ExitCode> {
     let mut trials = runner::selftest::trials();
-    trials.extend(covers::files()?.into_iter().map(trial));
+    // A difference between the lanes is a failure of one of them.
+    trials.extend(covers::files()?.iter().flat_map(|file| LANES.map(|lane| trial(file, lane))));
     Ok(libtest_mimic::run(&Arguments::from_args(), trials).exit_code())
 }
 
-fn trial(file: PathBuf) -> Trial {
-    let name = covers::name(&file);
+/// The ways in which Ravelin carries requests.
+const LANES: [&str; 2] = ["general", "express"];
+
+fn trial(file: &Path, lane: &'static str) -> Trial {
+    let name = format!("{lane}: {}", covers::name(file));
     // A case that cannot be read fails as a test, not the whole run.
-    match load(&file) {
+    match load(file) {
         Ok(Ok(case)) => {
             let ignored = case.needs_ipv6 && !has_ipv6();
-            Trial::test(name, move || runner::play(&case, Against::Ravelin).map_err(Failed::from)).with_ignored_flag(ignored)
+            Trial::test(name, move || runner::play(&case, Against::Ravelin(lane)).map_err(Failed::from))
+                .with_ignored_flag(ignored)
         }
         Ok(Err(mistake)) => Trial::test(name, move || Err(mistake.into())),
         Err(error) => Trial::test(name, move || Err(error.to_string().into())),

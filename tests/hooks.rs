@@ -45,9 +45,13 @@ fn trials() -> std::io::Result<Vec<Trial>> {
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path)?;
-        trials.push(Trial::test(name.clone(), move || {
-            let case = runner::parse(&format!("tests/hooks/{name}.case"), &text)?;
-            runner::play(&case, Against::Ravelin).map_err(Failed::from)
+        // A difference between the lanes is a failure of one of them.
+        trials.extend(["general", "express"].map(|lane| {
+            let (name, text) = (name.clone(), text.clone());
+            Trial::test(format!("{lane}: {name}"), move || {
+                let case = runner::parse(&format!("tests/hooks/{name}.case"), &text)?;
+                runner::play(&case, Against::Ravelin(lane)).map_err(Failed::from)
+            })
         }));
     }
     Ok(trials)

@@ -22,6 +22,9 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+/// The ways in which Ravelin carries requests.
+pub(crate) const LANES: [&str; 2] = ["general", "express"];
+
 /// So many tricks there are at least.
 const CASES: usize = 300;
 
@@ -33,12 +36,18 @@ fn main() -> io::Result<ExitCode> {
         move || if number >= CASES { Ok(()) } else { Err(format!("{number} cases").into()) }
     })];
     trials.extend(differential::trials(&sound));
-    trials.extend(cases.into_iter().map(|case| match case {
-        Ok(case) => Trial::test(case.name.clone(), move || {
-            stage::play(&case).map_err(|why| Failed::from(format!("{why}\n({})", case.source)))
-        }),
-        Err(mistake) => Trial::test(mistake.clone(), move || Err(mistake.clone().into())),
-    }));
+    for case in cases {
+        match case {
+            // A difference between the lanes is a failure of one of them.
+            Ok(case) => trials.extend(LANES.map(|lane| {
+                let case = case.clone();
+                Trial::test(format!("{lane}: {}", case.name), move || {
+                    stage::play(&case, lane).map_err(|why| Failed::from(format!("{why}\n({})", case.source)))
+                })
+            })),
+            Err(mistake) => trials.push(Trial::test(mistake.clone(), move || Err(mistake.into()))),
+        }
+    }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     stage::clear();
     Ok(conclusion.exit_code())

@@ -16,6 +16,8 @@ use crate::filter::{
 pub(crate) struct Chain {
     slots: Box<[Slot]>,
     any: AnyHooks,
+    /// What keeps requests from the express lane: a filter, and what it asks for.
+    general: Option<(&'static str, &'static str)>,
 }
 
 /// A filter's place in a chain. Chains that use one another share the filter, not the place.
@@ -62,6 +64,17 @@ impl Slot {
     fn has(&self, hook: Hooks) -> bool {
         self.hooks.contains(hook)
     }
+
+    /// What the express lane can't give.
+    fn general(&self) -> Option<&'static str> {
+        [
+            (Hooks::REQUEST_BODY, "looks at the bodies of requests"),
+            (Hooks::RESPONSE_BODY, "looks at the bodies of responses"),
+            (Hooks::SESSION, "asks for Pingora's session"),
+        ]
+        .into_iter()
+        .find_map(|(hook, what)| self.has(hook).then_some(what))
+    }
 }
 
 impl Chain {
@@ -75,7 +88,18 @@ impl Chain {
             response_body: any(Hooks::RESPONSE_BODY),
             response_trailers: any(Hooks::RESPONSE_TRAILERS),
         };
-        Self { slots: slots.into_boxed_slice(), any }
+        let general = slots.iter().find_map(|slot| Some((slot.filter.name(), slot.general()?)));
+        Self { slots: slots.into_boxed_slice(), any, general }
+    }
+
+    /// Whether requests can take the express lane, which shows no bodies and has no session.
+    pub(crate) fn is_express(&self) -> bool {
+        self.general.is_none()
+    }
+
+    /// Why they can't: a filter, and what it asks for.
+    pub(crate) fn general(&self) -> Option<(&'static str, &'static str)> {
+        self.general
     }
 
     /// Whether a filter looks at the request before it is copied for an endpoint.
@@ -94,7 +118,8 @@ impl Chain {
         for slot in &self.slots {
             let state = run.states.push_mut(slot.filter.state());
             let flow = if slot.has(Hooks::REQUEST) {
-                slot.filter.request(&mut RequestCx::new(head, exchange), state).await?
+                let cx = RequestCx::new(head, exchange);
+                slot.filter.request(&mut cx.with_session(slot.has(Hooks::SESSION)), state).await?
             } else {
                 Flow::Next
             };

@@ -113,6 +113,8 @@ macro_rules! field_views {
 pub struct RequestCx<'a> {
     head: &'a mut dyn RequestHead,
     exchange: &'a mut Exchange,
+    /// The filter has said that it asks for it.
+    session: bool,
 }
 
 exchange_views!(RequestCx);
@@ -120,7 +122,11 @@ field_views!(RequestCx);
 
 impl<'a> RequestCx<'a> {
     pub(crate) fn new(head: &'a mut dyn RequestHead, exchange: &'a mut Exchange) -> Self {
-        Self { head, exchange }
+        Self { head, exchange, session: false }
+    }
+
+    pub(crate) fn with_session(self, session: bool) -> Self {
+        Self { session, ..self }
     }
 
     /// The method.
@@ -200,9 +206,10 @@ impl<'a> RequestCx<'a> {
         self.head.buffer_body(max).await
     }
 
-    /// Pingora's session: the escape hatch. `None` in tests and in explain.
+    /// Pingora's session: the escape hatch, for filters whose hooks hold [`Hooks::SESSION`](crate::filter::Hooks::SESSION). `None`
+    /// otherwise, in tests and in explain.
     pub fn session(&mut self) -> Option<&mut pingora_proxy::Session> {
-        self.head.session()
+        if self.session { self.head.session() } else { None }
     }
 
     /// The request as [`Filter::explain`](crate::filter::Filter::explain) sees it.

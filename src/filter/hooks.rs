@@ -23,8 +23,11 @@ impl Hooks {
     pub const RESPONSE_TRAILERS: Self = Self(1 << 5);
     /// [`Filter::log`](crate::filter::Filter::log).
     pub const LOG: Self = Self(1 << 6);
-    /// Every hook.
-    pub const ALL: Self = Self((1 << 7) - 1);
+    /// Not a hook: its [`Filter::request`](crate::filter::Filter::request) asks for Pingora's
+    /// [session](crate::filter::RequestCx::session), which there is on the general way only. Without it, it is given none.
+    pub const SESSION: Self = Self(1 << 7);
+    /// Every hook, and the session.
+    pub const ALL: Self = Self(u8::MAX);
 
     /// Whether all of `other` is in this set.
     #[must_use]

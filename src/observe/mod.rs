@@ -10,7 +10,7 @@ pub(crate) use self::budget::Budget;
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
     AcmeMeter, CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Pause, REASONS, RouteMeter, Text,
-    UpstreamMeter, metrics,
+    UpstreamMeter, metrics, shard,
 };
 
 use std::time::Instant;

@@ -11,10 +11,10 @@ use crate::proxy::{Connection, Ctx};
 
 /// A body up to this size is read and dropped where the answer did not need it, so that its connection can be kept. Of a longer one, or
 /// one whose length is not known, it is cheaper to lose the connection.
-const WORTH_READING: u64 = 64 << 10;
+pub(super) const WORTH_READING: u64 = 64 << 10;
 
 /// How long the rest of such a body may take once the answer is out.
-const REST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client's connection keeps the time of a body; a stream has none of its own, so it is kept here.
 pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {

@@ -18,6 +18,8 @@ pub(crate) enum Expired {
     Try,
     /// The next piece of the response's body.
     Read,
+    /// The endpoint, to take more of the request.
+    Write,
     /// The end of the whole exchange.
     Exchange,
     /// Anything at all in a tunnel.
@@ -37,10 +39,11 @@ pub(crate) enum Expired {
 }
 
 impl Expired {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Response,
         Self::Try,
         Self::Read,
+        Self::Write,
         Self::Exchange,
         Self::Tunnel,
         Self::Client,
@@ -65,6 +68,7 @@ impl Expired {
             Self::Broken => 9,
             Self::Try => 10,
             Self::ClientRate => 11,
+            Self::Write => 12,
         }
     }
 }
@@ -174,6 +178,11 @@ impl Clock {
     /// The next piece of the endpoint's body is due within this time from `now`.
     pub(crate) fn await_body(&self, limit: Option<Duration>, now: Instant) {
         self.begin_step(Expired::Read, limit, now);
+    }
+
+    /// The endpoint takes nothing, and must within this time from `now`.
+    pub(crate) fn await_write(&self, limit: Option<Duration>, now: Instant) {
+        self.begin_step(Expired::Write, limit, now);
     }
 
     /// Something is due in the tunnel within this time from `now`.

@@ -23,8 +23,8 @@ tokio::task_local! {
 }
 
 /// Serves one request of a connection.
-pub(crate) async fn serve<F: Future>(connection: Connection, request: F) -> F::Output {
-    CONNECTION.scope(Arc::new(connection), request).await
+pub(crate) async fn serve<F: Future>(connection: Arc<Connection>, request: F) -> F::Output {
+    CONNECTION.scope(connection, request).await
 }
 
 /// What a connection tells the proxy of itself, with each of its requests.
@@ -136,10 +136,14 @@ impl Ctx {
                 last: true,
             })
         });
+        Box::new(Self::of(connection, observers))
+    }
+
+    pub(super) fn of(connection: Arc<Connection>, observers: Arc<Observers>) -> Self {
         connection.clock.take();
         let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);
         exchange.tls.clone_from(&connection.tls);
-        Box::new(Self {
+        Self {
             exchange,
             pace: connection.stream.map(|bounds| bounds.pace),
             connection,
@@ -169,7 +173,7 @@ impl Ctx {
             admitted: None,
             _in_flight: metrics().began(),
             finished: false,
-        })
+        }
     }
 
     /// Keeps the first failure: what follows from it says less.

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::header::{CONNECTION, FORWARDED, REFERER, UPGRADE, USER_AGENT, VIA};
-use http::{HeaderName, HeaderValue, Method};
+use http::header::{CONNECTION, REFERER, UPGRADE, USER_AGENT, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_http::RequestHeader;
 
 use crate::config::Underscores;
@@ -40,7 +40,7 @@ pub(super) struct Arrival {
 impl Arrival {
     /// Looks at a head, and takes a trusted proxy's word on who the client is.
     pub(super) fn new(head: &RequestHeader, exchange: &mut Exchange, entrance: Entrance, snapshot: &Snapshot) -> Self {
-        let believed = believed(head, exchange, entrance, snapshot);
+        let believed = believed(&head.headers, exchange, entrance, snapshot);
         Self { entrance, seen: look_over(head, snapshot.claims()), believed }
     }
 
@@ -64,7 +64,7 @@ impl Arrival {
         let mut tokens = head.headers.get_all(ASKS_WHY).iter().cloned();
         let token = tokens.next().filter(|_| tokens.next().is_none());
         drop(tokens);
-        let names: Vec<HeaderName> = head.headers.keys().filter(|name| asks_why(name)).cloned().collect();
+        let names: Vec<HeaderName> = head.headers.keys().filter(|name| asks_why(name.as_str().as_bytes())).cloned().collect();
         for name in names {
             head.remove_header(&name);
         }
@@ -180,7 +180,7 @@ fn send_as(head: &mut RequestHeader, path: &str, query: Option<&str>) -> Result<
 }
 
 /// Whether a request's target, which has been parsed once, is this normal path and this query and holds nothing else.
-fn is_as_sent(raw: &[u8], path: &str, query: Option<&str>) -> bool {
+pub(super) fn is_as_sent(raw: &[u8], path: &str, query: Option<&str>) -> bool {
     let Some(rest) = raw.strip_prefix(path.as_bytes()) else { return false };
     match query {
         None => rest.is_empty(),
@@ -229,17 +229,22 @@ fn look_over(head: &RequestHeader, claims: &[Box<str>]) -> Seen {
             seen.unsettled.note(name);
             seen.via |= *name == VIA;
             seen.connection |= *name == CONNECTION;
-            seen.forged |= is_forged(name, claims);
-            seen.asks_why |= asks_why(name);
+            seen.forged |= is_forged(name.as_str().as_bytes(), claims);
+            seen.asks_why |= asks_why(name.as_str().as_bytes());
         }
     }
     seen
 }
 
 /// Takes a trusted proxy's word on who the client is.
-fn believed(head: &RequestHeader, exchange: &mut Exchange, entrance: Entrance, snapshot: &Snapshot) -> Option<Believed> {
+pub(super) fn believed(
+    headers: &HeaderMap,
+    exchange: &mut Exchange,
+    entrance: Entrance,
+    snapshot: &Snapshot,
+) -> Option<Believed> {
     let trust = &snapshot.listener(entrance.listener?).trust;
-    let believed = believe(&head.headers, trust, entrance.peer)?;
+    let believed = believe(headers, trust, entrance.peer)?;
     if let Some(node) = believed.client() {
         exchange.client.address = Some(SocketAddr::new(node.ip, node.port.unwrap_or(0)));
     }
@@ -253,7 +258,8 @@ fn strip_claims(head: &mut RequestHeader, seen: &Seen, claims: &[Box<str>]) {
         strip_nominated(head);
     }
     if seen.forged {
-        let forged: Vec<HeaderName> = head.headers.keys().filter(|name| is_forged(name, claims)).cloned().collect();
+        let forged: Vec<HeaderName> =
+            head.headers.keys().filter(|name| is_forged(name.as_str().as_bytes(), claims)).cloned().collect();
         for name in forged {
             head.remove_header(&name);
         }
@@ -264,34 +270,42 @@ fn strip_claims(head: &mut RequestHeader, seen: &Seen, claims: &[Box<str>]) {
 const ASKS_WHY: &str = "x-ravelin-explain";
 
 /// Whether this is that field, or would be one to who reads `_` as `-`.
-fn asks_why(name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    name.len() == ASKS_WHY.len()
-        && name.iter().zip(ASKS_WHY.bytes()).all(|(byte, own)| *byte == own || (*byte == b'_' && own == b'-'))
+pub(super) fn asks_why(name: &[u8]) -> bool {
+    is_alike(name, ASKS_WHY)
+}
+
+fn is_alike(name: &[u8], own: &str) -> bool {
+    let alike = |(byte, own): (&u8, u8)| byte.to_ascii_lowercase() == own || matches!((*byte, own), (b'_', b'-') | (b'-', b'_'));
+    name.len() == own.len() && name.iter().zip(own.bytes()).all(alike)
 }
 
 /// Whether a service may take a field for our word on who asks, though we don't put it in place: `Forwarded`, what is one of
 /// ours but for its `_`, which many read as `-`, and what proxies that know clients by their certificates say (RFC 9440; Envoy). `claims`:
 /// what filters say themselves, later than this.
-fn is_forged(name: &HeaderName, claims: &[Box<str>]) -> bool {
-    const OURS: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
-    const NOBODYS: [&str; 3] = ["client-cert", "client-cert-chain", "x-forwarded-client-cert"];
-    let text = name.as_str();
-    let alike = |ours: &str| {
-        text.len() == ours.len()
-            && text.bytes().zip(ours.bytes()).all(|(byte, own)| byte == own || matches!((byte, own), (b'_', b'-') | (b'-', b'_')))
+pub(super) fn is_forged(name: &[u8], claims: &[Box<str>]) -> bool {
+    // By its length: most names are none of these, and are known as such by that alone.
+    let found = match name.len() {
+        9 => name.eq_ignore_ascii_case(b"forwarded"),
+        11 => is_alike(name, "client-cert"),
+        15 => is_alike(name, "x-forwarded-for") && name.contains(&b'_'),
+        16 => is_alike(name, "x-forwarded-host") && name.contains(&b'_'),
+        17 => (is_alike(name, "x-forwarded-proto") && name.contains(&b'_')) || is_alike(name, "client-cert-chain"),
+        23 => is_alike(name, "x-forwarded-client-cert"),
+        _ => false,
     };
-    *name == FORWARDED
-        || (OURS.into_iter().any(alike) && text.contains('_'))
-        || NOBODYS.into_iter().any(alike)
-        || claims.iter().any(|claim| alike(claim))
+    found || claims.iter().any(|claim| is_alike(name, claim))
+}
+
+/// What is never a matter of one connection, or is seen to by itself.
+pub(super) fn is_kept(option: &[u8]) -> bool {
+    const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
+    KEPT.iter().any(|kept| kept.as_bytes().eq_ignore_ascii_case(option))
 }
 
 /// Takes away what `Connection` nominates (RFC 9110 §7.6.1), before Ravelin and its filters set fields of their own: a client
 /// could have those taken away otherwise. What frames the message or names its host is never a matter of one connection.
 fn strip_nominated(head: &mut RequestHeader) {
-    const KEPT: [&str; 6] = ["close", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"];
-    let taken = |option: &&str| !KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(option));
+    let taken = |option: &&str| !is_kept(option.as_bytes());
     let nominated: Vec<String> = connection_options(&head.headers).filter(taken).map(str::to_owned).collect();
     let upgrades = head.headers.contains_key(UPGRADE)
         && connection_options(&head.headers).any(|option| option.eq_ignore_ascii_case("upgrade"));

@@ -55,6 +55,7 @@ pub(super) fn missed(expired: Expired) -> Error {
     match expired {
         Expired::Response => Error::new(504, Party::Upstream, "response_timeout"),
         Expired::Try => Error::new(504, Party::Upstream, "try_timeout"),
+        Expired::Write => Error::new(504, Party::Upstream, "write_timeout"),
         Expired::Read => Error::new(504, Party::Upstream, "read_timeout"),
         Expired::Exchange => Error::new(504, Party::Upstream, "route_timeout"),
         Expired::Tunnel => Error::new(408, Party::Client, "tunnel_idle"),

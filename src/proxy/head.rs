@@ -202,17 +202,22 @@ impl Fields for TrailerFields<'_> {
 
 /// Whether a field is a matter of one connection, or may be taken for one: what Pingora takes off before a request is sent on.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    is_hop_by_hop_name(name.as_str().as_bytes())
+}
+
+/// The same of a name in any spelling.
+pub(super) fn is_hop_by_hop_name(name: &[u8]) -> bool {
+    let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
     // By their lengths: most names are none of these, and are known as such by that alone.
-    let name = name.as_str();
     match name.len() {
-        2 => name == "te",
-        7 => matches!(name, "trailer" | "upgrade"),
-        10 => matches!(name, "connection" | "keep-alive"),
-        14 => name == "http2-settings",
-        16 => name == "proxy-connection",
-        17 => name == "transfer-encoding",
-        18 => name == "proxy-authenticate",
-        19 => name == "proxy-authorization",
+        2 => is(b"te"),
+        7 => is(b"trailer") || is(b"upgrade"),
+        10 => is(b"connection") || is(b"keep-alive"),
+        14 => is(b"http2-settings"),
+        16 => is(b"proxy-connection"),
+        17 => is(b"transfer-encoding"),
+        18 => is(b"proxy-authenticate"),
+        19 => is(b"proxy-authorization"),
         _ => false,
     }
 }

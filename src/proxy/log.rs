@@ -55,7 +55,7 @@ impl Drop for Ctx {
     }
 }
 
-fn close(ctx: &mut Ctx) {
+pub(super) fn close(ctx: &mut Ctx) {
     ctx.finished = true;
     expired(ctx);
     ctx.attempt = None;

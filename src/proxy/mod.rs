@@ -7,9 +7,11 @@
 mod acme;
 mod affinity;
 mod bounds;
+mod chunks;
 mod clock;
 mod ctx;
 mod enter;
+mod express;
 mod failure;
 mod forwarded;
 mod head;
@@ -39,13 +41,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
+use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+pub(crate) use self::chunks::Chunks;
 pub(crate) use self::clock::{Clock, Expired};
 use self::ctx::Ctx;
 pub(crate) use self::ctx::{Connection, StreamBounds, serve};
+pub(crate) use self::express::{Downstream, Express, Framing, Outcome, Rows};
 pub(crate) use self::failure::{PLAINTEXT, refusal};
 pub(crate) use self::log::{Refused, refused_silently, refused_unseen};
 use self::overload::Load;
@@ -58,7 +63,10 @@ use crate::observe::Observers;
 use crate::runtime::Store;
 
 /// The proxy: one for all listeners.
-pub(crate) struct Proxy {
+pub(crate) struct Proxy(Arc<Common>);
+
+/// What both lanes have in common.
+pub(crate) struct Common {
     store: Arc<Store>,
     observers: Arc<Observers>,
     via: Via,
@@ -71,7 +79,20 @@ impl Proxy {
     /// `max_tries`: how often Pingora tries a request at most.
     pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, max_tries: usize) -> Self {
         let max_tries = u32::try_from(max_tries).unwrap_or(u32::MAX);
-        Self { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries }
+        Self(Arc::new(Common { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries }))
+    }
+
+    /// The express lane beside it.
+    pub(crate) fn express(&self, conf: &ServerConf) -> Express {
+        Express::new(self.0.clone(), conf)
+    }
+}
+
+impl std::ops::Deref for Proxy {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.0
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn broke(ctx: &mut Ctx, error: &PingoraError) {
 /// The exchange ends where it stands: should a deadline have passed that was the endpoint's to keep, it did not.
 pub(super) fn expired(ctx: &mut Ctx) {
     let late = match ctx.connection.clock.expired() {
-        Some(Expired::Response | Expired::Try | Expired::Read) => true,
+        Some(Expired::Response | Expired::Try | Expired::Read | Expired::Write) => true,
         // The time of the whole was over: while it was for the endpoint to begin its answer, it took too long.
         Some(Expired::Exchange) => ctx.asked && !ctx.responding,
         _ => false,
@@ -53,7 +53,7 @@ pub(super) fn expired(ctx: &mut Ctx) {
     }
 }
 
-fn ended(ctx: &mut Ctx, outcome: Outcome, now: Instant) {
+pub(super) fn ended(ctx: &mut Ctx, outcome: Outcome, now: Instant) {
     if let Some(attempt) = &mut ctx.attempt {
         attempt.ended(outcome, now);
     }

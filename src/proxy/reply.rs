@@ -14,7 +14,7 @@ use crate::runtime::ErrorPages;
 /// The reason of a refusal since the process has too much to do.
 pub(super) const OVERLOADED: &str = "overloaded";
 /// In seconds: what is in flight is over by then, or the limit was too high.
-const RETRY_AFTER: &[u8] = b"1";
+pub(super) const RETRY_AFTER: &[u8] = b"1";
 
 impl Proxy {
     /// Walks a reply back through the filters that the request passed, and sends it.

@@ -45,6 +45,10 @@ pub(super) struct Circumstances {
     pub(super) reused: bool,
     /// The answer says when to come back.
     pub(super) retry_after: bool,
+    /// The client has been sent something.
+    pub(super) shown: bool,
+    /// A part of the body is no longer at hand.
+    pub(super) truncated: bool,
 }
 
 /// An answer that may not be the last word: if the request can be tried again, it ends here. Otherwise it goes on to the client.
@@ -64,12 +68,19 @@ pub(super) fn by_status(session: &Session, head: &ResponseHeader, ctx: &mut Ctx,
     Err(PingoraError::new_up(ErrorType::HTTPStatus(status)))
 }
 
+/// [`once_more`] for a session of Pingora's.
+pub(super) fn again(session: &Session, ctx: &mut Ctx, outcome: Outcome, known: Circumstances, max_tries: u32) -> bool {
+    let shown = session.response_written().is_some();
+    let known = Circumstances { shown, truncated: session.as_ref().retry_buffer_truncated(), ..known };
+    once_more(&session.req_header().method, ctx, outcome, known, max_tries)
+}
+
 /// Whether the request is tried again. If so, all is prepared for that.
-pub(super) fn again(
-    session: &Session,
+pub(super) fn once_more(
+    method: &http::Method,
     ctx: &mut Ctx,
     outcome: Outcome,
-    Circumstances { reused, retry_after }: Circumstances,
+    Circumstances { reused, retry_after, shown, truncated }: Circumstances,
     max_tries: u32,
 ) -> bool {
     let Some(upstream) = ctx.exchange.upstream.clone() else { return false };
@@ -79,10 +90,10 @@ pub(super) fn again(
     // A filter that has seen the body would see it twice.
     let seen = ctx.received > 0 && ctx.route.as_ref().is_some_and(|route| route.chain.sees_request_body());
     let facts = Facts {
-        method: &session.req_header().method,
+        method,
         retried: ctx.tries.retried,
-        replayable: !seen && !session.as_ref().retry_buffer_truncated(),
-        shown: ctx.responding || ctx.tunnel || session.response_written().is_some(),
+        replayable: !seen && !truncated,
+        shown: ctx.responding || ctx.tunnel || shown,
         reused,
         another: upstream.has_other(&ctx.tried),
         allowed: ctx.exchange.tries < max_tries,

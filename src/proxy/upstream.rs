@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Version;
+use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
@@ -19,7 +20,7 @@ use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Expired, Proxy, Result, affinity};
-use crate::upstream::Attempt;
+use crate::upstream::{Attempt, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
 pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -30,12 +31,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
     let Some(upstream) = &ctx.exchange.upstream else {
         return Err(ended(ctx, Error::internal("no upstream was chosen")));
     };
-    if ctx.tried.len() > 1 && !upstream.has_other(&ctx.tried) {
-        // All have failed it once: any but the last may be asked again.
-        let last = ctx.tried.pop();
-        ctx.tried.clear();
-        ctx.tried.extend(last);
-    }
+    spare_all_but_the_last(upstream, &mut ctx.tried);
     let key = affinity::key(upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
     let Some(endpoint) = upstream.select(&ctx.tried, key) else {
         let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
@@ -77,6 +73,15 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
     Ok(peer)
+}
+
+/// Where all have failed a request once, any but the last may be asked again.
+pub(super) fn spare_all_but_the_last(upstream: &Upstream, tried: &mut Vec<SocketAddr>) {
+    if tried.len() > 1 && !upstream.has_other(tried) {
+        let last = tried.pop();
+        tried.clear();
+        tried.extend(last);
+    }
 }
 
 /// There is a connection for this try.
@@ -238,7 +243,7 @@ fn bounded(length: usize, end: bool, ctx: &mut Ctx) -> std::result::Result<(), E
 }
 
 /// A request without a body ends where it is sent: that is the time of the step, unless filters took theirs since.
-fn await_response(ctx: &Ctx, body: bool) {
+pub(super) fn await_response(ctx: &Ctx, body: bool) {
     if let Some(upstream) = &ctx.exchange.upstream
         && !ctx.responding
     {

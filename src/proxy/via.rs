@@ -47,6 +47,11 @@ impl Via {
         HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| own.clone())
     }
 
+    /// As on HTTP/1.1 it stands in a message that has none yet.
+    pub(super) fn own(&self, received: Version) -> &[u8] {
+        self.own[protocol(received)].as_bytes()
+    }
+
     fn is_hop(&self, hop: &str) -> bool {
         hop.split_ascii_whitespace().nth(1) == Some(self.name.as_str())
     }

@@ -19,9 +19,9 @@ pub(super) struct WhoAsks {
     host: Option<HeaderValue>,
 }
 
-const FOR: &str = "x-forwarded-for";
-const PROTO: &str = "x-forwarded-proto";
-const HOST_FIELD: &str = "x-forwarded-host";
+pub(super) const FOR: &str = "x-forwarded-for";
+pub(super) const PROTO: &str = "x-forwarded-proto";
+pub(super) const HOST_FIELD: &str = "x-forwarded-host";
 
 impl WhoAsks {
     /// `peer` is who speaks to us, with what is believed of others before it; that is passed on.
@@ -77,10 +77,15 @@ fn invalid(name: &str) -> InvalidField {
     InvalidField::Value(name.to_owned())
 }
 
-/// An address as a field's value. Written by hand for IPv4, where the formatting machinery costs more than all of the field.
 fn address_value(ip: IpAddr) -> Result<HeaderValue, InvalidHeaderValue> {
-    let IpAddr::V4(ip) = ip else { return HeaderValue::try_from(ip.to_string()) };
     let mut text = Vec::with_capacity("255.255.255.255".len());
+    write_address(ip, &mut text);
+    HeaderValue::try_from(text)
+}
+
+/// An address as a field's value. Written by hand for IPv4, where the formatting machinery costs more than all of the field.
+pub(super) fn write_address(ip: IpAddr, text: &mut Vec<u8>) {
+    let IpAddr::V4(ip) = ip else { return text.extend_from_slice(ip.to_string().as_bytes()) };
     for (place, octet) in ip.octets().into_iter().enumerate() {
         if place > 0 {
             text.push(b'.');
@@ -93,7 +98,6 @@ fn address_value(ip: IpAddr) -> Result<HeaderValue, InvalidHeaderValue> {
         }
         text.push(b'0' + octet % 10);
     }
-    HeaderValue::try_from(text)
 }
 
 #[cfg(test)]

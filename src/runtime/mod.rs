@@ -15,7 +15,7 @@ pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerP
 pub(crate) use self::errors::ErrorPages;
 pub(crate) use self::https::HttpsPorts;
 pub use self::routes::{Asked, Routes};
-pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Snapshot};
+pub(crate) use self::snapshot::{Action, ListenerPolicy, Matched, Redirect, Respond, Route, Snapshot};
 pub(crate) use self::split::{Side, Split};
 pub(crate) use self::store::Store;
 pub(crate) use self::tasks::Upkeep;

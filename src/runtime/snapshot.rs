@@ -81,6 +81,11 @@ impl Matched {
         &self.snapshot.errors
     }
 
+    /// Names of fields that no client may send.
+    pub(crate) fn claims(&self) -> &[Box<str>] {
+        self.snapshot.claims()
+    }
+
     /// How much the process takes on at once.
     pub(crate) fn overload(&self) -> &Overload {
         &self.snapshot.overload

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::{Limits, ListenerLimits};
-use crate::server::chunks::Chunks;
+use crate::proxy::{Chunks, Rows};
 use crate::server::head::{Body, Scan, scan};
 
 /// A client that has sent all it will, in pieces.
@@ -99,7 +99,7 @@ fn pingoras(session: &HttpSession) -> Meaning {
 /// # Panics
 /// It does not.
 pub(super) async fn agrees_on_head(bytes: &[u8]) -> bool {
-    let Scan::Head { length, body } = scan(bytes, 0, &limits()) else { return false };
+    let Scan::Head { length, body } = scan(bytes, 0, &limits(), &mut Rows::default()) else { return false };
     let mut session = session(&bytes[..length], Vec::new());
     let read = session.read_request().await;
     assert!(matches!(read, Ok(Some(read)) if read == length), "{:?} {read:?}", bytes.escape_ascii().to_string());

@@ -1,6 +1,7 @@
 //! One client's connection: heads are read here, bounded and within a deadline, then handed to Pingora one request at a time.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{self, Clock, Connection, PLAINTEXT, Refused, refusal, refused_silently, refused_unseen};
+use crate::proxy::{self, Clock, Connection, Outcome, PLAINTEXT, Refused, Rows, refusal, refused_silently, refused_unseen};
 use crate::server::drain::Closing;
 use crate::server::handshake::{Handshake, shake};
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2::{self, Origin};
 use crate::server::listeners::{Listener, TooMany};
 use crate::server::proxy_protocol::{Preamble, read};
-use crate::server::stream::Conn;
+use crate::server::stream::{Conn, Rail};
 
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ pub(super) struct Accepted {
 /// What the client wants next.
 enum Next {
     /// A request with a head of this length.
-    Request(usize, Body),
+    Request(usize, Body, Rows),
     Http2,
     Refused(u16, &'static str),
     /// Nothing any more.
@@ -88,13 +89,13 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
         let limits = listener.limits();
         conn.limit(&limits);
         match next(&mut conn, &limits, &mut closing).await {
-            Next::Request(_, Body::Length(length)) if limits.body_size.is_some_and(|limit| length > limit) => {
+            Next::Request(_, Body::Length(length), _) if limits.body_size.is_some_and(|limit| length > limit) => {
                 return refuse(conn, 413, "body_too_large", &listener, client, scheme).await;
             }
-            Next::Request(head, body) => {
+            Next::Request(head, body, rows) => {
                 served = served.saturating_add(1);
                 let last = listener.drain.is_stopping() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
-                let connection = Connection {
+                let connection = Arc::new(Connection {
                     listener: listener.name.clone(),
                     index: Some(listener.index),
                     client,
@@ -105,7 +106,16 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     body_size: limits.body_size,
                     stream: None,
                     last,
-                };
+                });
+                if let (true, Some(framing)) = (listener.express.is_open(), body.framing()) {
+                    // In memory of its own, which is gone while the connection waits for its next request.
+                    let mut rail = Rail { conn: &mut conn, body, drain: &listener.drain };
+                    match Box::pin(listener.express.serve(&mut rail, &connection, head, rows, framing)).await {
+                        Outcome::General => {}
+                        Outcome::Keep => continue,
+                        Outcome::Close => return conn.end(&leftover).await,
+                    }
+                }
                 match exchange(conn, head, body, connection, &listener).await {
                     Some(reusable) => conn = reusable,
                     None if clock.is_taken() => return leftover.linger().await,
@@ -174,6 +184,7 @@ fn drop_unanswered(reason: &'static str, listener: &Listener, client: Client) {
 /// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
 async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, closing: &mut Closing<'_, F>) -> Next {
     let mut seen = 0;
+    let mut rows = Rows::default();
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.
     let mut due = None;
@@ -184,9 +195,9 @@ async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, 
                     begun = true;
                     due = None;
                 }
-                match scan(conn.ahead(), seen, limits) {
+                match scan(conn.ahead(), seen, limits, &mut rows) {
                     Scan::Partial => seen = conn.ahead().len(),
-                    Scan::Head { length, body } => return Poll::Ready(Next::Request(length, body)),
+                    Scan::Head { length, body } => return Poll::Ready(Next::Request(length, body, mem::take(&mut rows))),
                     Scan::Http2 => return Poll::Ready(Next::Http2),
                     Scan::Refused(status, reason) => return Poll::Ready(Next::Refused(status, reason)),
                 }
@@ -215,7 +226,7 @@ async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, 
 }
 
 /// One request through Pingora. `Some`: the connection can carry another.
-async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Connection, listener: &Listener) -> Option<Conn> {
+async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Arc<Connection>, listener: &Listener) -> Option<Conn> {
     let head = conn.begin(head, body);
     let mut session = ServerSession::new_http1(Box::new(conn) as Stream);
     session.set_pipelined_prefix(head);

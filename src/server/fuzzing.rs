@@ -15,12 +15,12 @@ use std::time::Instant;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-use crate::config::{Limits, parse};
+use crate::config::{Limits, ListenerLimits, parse};
 use crate::filter::Registry;
+use crate::proxy::{Chunks, Rows};
 use crate::server::agreement::{agrees_on_body, agrees_on_head, block_on};
-use crate::server::chunks::Chunks;
 use crate::server::frames::Frames;
-use crate::server::head::{Scan, scan};
+use crate::server::head::{self, Scan};
 use crate::server::proxy_protocol::{self, Preamble};
 use crate::types::{self, LogTemplate, Template, forwarded, normalise_host, path};
 
@@ -41,6 +41,10 @@ pub const TARGETS: &[Target] = &[
     ("template", template),
     ("words", words),
 ];
+
+fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
+    head::scan(bytes, seen, limits, &mut Rows::default())
+}
 
 /// A request's head: what our scan lets pass Pingora reads in the same way, and more bytes never make a refused head good. The last byte
 /// says where the head is cut in two.

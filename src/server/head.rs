@@ -3,10 +3,13 @@
 //! Everything that two parsers could read differently is refused here, before Pingora sees a byte. Pingora parses the head once more,
 //! into its own types; tests show that it takes whatever passes here, with the same meaning.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr_iter, memchr2};
 
 use crate::config::ListenerLimits;
-use crate::server::chunks::Chunks;
+use crate::proxy::{self, Chunks, Rows};
+use crate::types::is_token;
 
 /// Room for method and version beside the target.
 const AROUND_TARGET: usize = 64;
@@ -32,6 +35,18 @@ pub(super) enum Body {
     Open,
 }
 
+impl Body {
+    /// As the express lane must know it. `None`: it carries no tunnels.
+    pub(super) fn framing(&self) -> Option<proxy::Framing> {
+        match self {
+            Self::Length(0) => Some(proxy::Framing::Empty),
+            Self::Length(length) => Some(proxy::Framing::Length(*length)),
+            Self::Chunked(_) => Some(proxy::Framing::Chunked),
+            Self::Open => None,
+        }
+    }
+}
+
 /// What a connection has sent so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scan {
@@ -45,8 +60,9 @@ pub(super) enum Scan {
     Refused(u16, &'static str),
 }
 
-/// Looks for a head at the beginning of `bytes`. Bytes before `seen` have been looked at before.
-pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
+/// Looks for a head at the beginning of `bytes`. Bytes before `seen` have been looked at before. Of a whole head `rows` learns where its
+/// parts are.
+pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits, rows: &mut Rows) -> Scan {
     if bytes.starts_with(&PREFACE[..PREFACE_HEAD]) {
         // The whole of it, so that nobody waits for the rest without a deadline.
         return match bytes {
@@ -67,7 +83,7 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Scan {
     if length > limits.header_size {
         return Scan::Refused(431, "head_too_large");
     }
-    match read(&bytes[..length], limits) {
+    match read(&bytes[..length], limits, rows) {
         Ok(body) => Scan::Head { length, body },
         Err((status, reason)) => Scan::Refused(status, reason),
     }
@@ -77,9 +93,10 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     memchr_iter(b'\n', &bytes[from..]).map(|at| from + at + 1).find(|end| bytes[from..*end].ends_with(b"\r\n\r\n"))
 }
 
-fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, Refusal> {
+fn read(head: &[u8], limits: &ListenerLimits, rows: &mut Rows) -> Result<Body, Refusal> {
     let (line, mut rest) = split_line(&head[..head.len() - 4])?;
     let request = RequestLine::read(line, limits.uri_size)?;
+    rows.begin(&place(head, request.method), &place(head, request.target), request.is_http10);
     let mut fields = 0;
     let mut framing = Framing::default();
     let mut host = None;
@@ -91,6 +108,7 @@ fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, Refusal> {
             return Err((431, "too_many_headers"));
         }
         let (name, value) = field(line)?;
+        rows.field(&place(head, name), &place(head, value));
         // Names that mean something here are told apart by their length first: few others are as long as one of them.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => host = only(host, value)?,
@@ -104,6 +122,12 @@ fn read(head: &[u8], limits: &ListenerLimits) -> Result<Body, Refusal> {
     }
     request.agree_with(host)?;
     framing.body(request.is_http10)
+}
+
+/// Where a part of a head is.
+fn place(head: &[u8], part: &[u8]) -> Range<usize> {
+    let at = part.as_ptr().addr() - head.as_ptr().addr();
+    at..at + part.len()
 }
 
 /// The only host: of two that agree, somebody else may have read the other (RFC 9112 §3.2).
@@ -191,8 +215,10 @@ impl Framing {
     }
 }
 
-/// What a request line says beside the method.
+/// What a request line says.
 struct RequestLine<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
     is_http10: bool,
     /// Of a target in absolute form (RFC 9112 §3.2.2).
     authority: Option<&'a [u8]>,
@@ -227,7 +253,7 @@ impl<'a> RequestLine<'a> {
             5 if method.eq_ignore_ascii_case(b"TRACE") => return Err((405, "trace")),
             _ => {}
         }
-        Ok(Self { is_http10, authority: target_authority(method, target).ok_or((400, "bad_target"))? })
+        Ok(Self { method, target, is_http10, authority: target_authority(method, target).ok_or((400, "bad_target"))? })
     }
 
     /// Whom the request is for must be said once (RFC 9112 §3.2).
@@ -282,34 +308,13 @@ fn number(value: &[u8]) -> Option<u64> {
     if digits { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
 }
 
-/// Whether a byte may stand in a token (RFC 9110 §5.6.2): looked up, since a head has hundreds of them.
-pub(super) fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
-}
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let others = b"!#$%&'*+-.^_`|~";
-    let mut place = 0;
-    while place < others.len() {
-        table[others[place] as usize] = true;
-        place += 1;
-    }
-    table
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Limits;
 
     fn scanned(text: &str) -> Scan {
-        scan(text.as_bytes(), 0, &limits())
+        scan(text.as_bytes(), 0, &limits(), &mut Rows::default())
     }
 
     fn limits() -> ListenerLimits {
@@ -345,16 +350,19 @@ mod tests {
     fn a_head_in_pieces_is_found_at_every_cut() {
         let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         for cut in 1..text.len() {
-            assert_eq!(scan(&text[..cut], 0, &limits()), Scan::Partial);
-            assert_eq!(scan(text, cut, &limits()), Scan::Head { length: text.len(), body: Body::Length(0) });
+            assert_eq!(scan(&text[..cut], 0, &limits(), &mut Rows::default()), Scan::Partial);
+            assert_eq!(
+                scan(text, cut, &limits(), &mut Rows::default()),
+                Scan::Head { length: text.len(), body: Body::Length(0) }
+            );
         }
     }
 
     #[test]
     fn so_is_a_preface() {
         for cut in 1..PREFACE.len() {
-            assert_eq!(scan(&PREFACE[..cut], 0, &limits()), Scan::Partial);
-            assert_eq!(scan(PREFACE, cut, &limits()), Scan::Http2);
+            assert_eq!(scan(&PREFACE[..cut], 0, &limits(), &mut Rows::default()), Scan::Partial);
+            assert_eq!(scan(PREFACE, cut, &limits(), &mut Rows::default()), Scan::Http2);
         }
     }
 

@@ -94,7 +94,7 @@ impl HttpServerApp for Streams {
         // be taken in this time, or the stream ends.
         session.set_write_timeout(self.limits.write_timeout);
         let clock = Arc::new(Clock::new());
-        let connection = Connection {
+        let connection = Arc::new(Connection {
             listener: self.listener.name.clone(),
             index: Some(self.listener.index),
             client: self.origin.client,
@@ -105,7 +105,7 @@ impl HttpServerApp for Streams {
             body_size: self.limits.body_size,
             stream: Some(self.bounds),
             last: false,
-        };
+        });
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
         let overdue = async {
             clock.expiry().await;

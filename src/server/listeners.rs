@@ -16,7 +16,7 @@ use pingora_runtime::current_handle;
 
 use crate::config::ListenerLimits;
 use crate::observe::{ListenerMeter, Observers, Pause, metrics};
-use crate::proxy::Proxy;
+use crate::proxy::{Express, Proxy};
 use crate::runtime::Store;
 use crate::server::bind::{Bound, Socket};
 use crate::server::clients::{Clients, Counted};
@@ -39,6 +39,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Listeners {
     sockets: Vec<Bound>,
     proxy: Arc<HttpProxy<Proxy>>,
+    express: Arc<Express>,
     store: Arc<Store>,
     drain: Arc<Drain>,
     observers: Arc<Observers>,
@@ -50,12 +51,12 @@ impl Listeners {
     pub(super) fn new(
         sockets: Vec<Bound>,
         waiting: Waiting,
-        proxy: Arc<HttpProxy<Proxy>>,
+        (proxy, express): (Arc<HttpProxy<Proxy>>, Arc<Express>),
         store: Arc<Store>,
         drain: Arc<Drain>,
         observers: Arc<Observers>,
     ) -> Self {
-        Self { sockets, proxy, store, drain, observers, waiting: Some(waiting) }
+        Self { sockets, proxy, express, store, drain, observers, waiting: Some(waiting) }
     }
 }
 
@@ -88,6 +89,7 @@ impl ServiceWithDependents for Listeners {
                 clients: Arc::new(Clients::new()),
                 handshakes: Arc::new(Clients::new()),
                 proxy: self.proxy.clone(),
+                express: self.express.clone(),
                 store: self.store.clone(),
                 drain: self.drain.clone(),
                 shutdown: shutdown.clone(),
@@ -128,6 +130,7 @@ pub(super) struct Listener {
     /// Their TLS handshakes that are in progress.
     pub(super) handshakes: Arc<Clients>,
     pub(super) proxy: Arc<HttpProxy<Proxy>>,
+    pub(super) express: Arc<Express>,
     pub(super) store: Arc<Store>,
     pub(super) drain: Arc<Drain>,
     pub(super) shutdown: ShutdownWatch,

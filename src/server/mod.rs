@@ -4,7 +4,6 @@
 mod agreement;
 mod background;
 mod bind;
-mod chunks;
 mod clients;
 mod connection;
 mod descriptors;
@@ -270,17 +269,17 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     let conf = ServerConf { daemon: false, user: None, group: None, ..boot.pingora };
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
-    let proxy = Arc::new(http_proxy(
-        &server.configuration,
-        Proxy::new(store.clone(), observers.clone(), server.configuration.max_retries),
-    ));
+    let proxy = Proxy::new(store.clone(), observers.clone(), server.configuration.max_retries);
+    let express = Arc::new(proxy.express(&server.configuration));
+    let proxy = Arc::new(http_proxy(&server.configuration, proxy));
     let drain = Arc::new(Drain::new());
     let successors = Arc::new(Successors::new(seat.offers, [seat.uid, geteuid().as_raw()]));
     let (settled, is_settled) = watch::channel(false);
     let shared = seat.predecessor.is_some();
     let pid_file = Arc::new(Mutex::new(seat.pid_file));
     let waiting = Waiting { launcher, predecessor: seat.predecessor, settled, pid_file: pid_file.clone() };
-    let listeners = Listeners::new(seat.listeners, waiting, proxy.clone(), store.clone(), drain.clone(), observers.clone());
+    let listeners =
+        Listeners::new(seat.listeners, waiting, (proxy.clone(), express), store.clone(), drain.clone(), observers.clone());
     let listening = server.add_service(listeners);
     if let (Some(socket), Some(plan)) = (seat.admin, boot.admin) {
         // It is there before the first connection, and says that none is taken yet.

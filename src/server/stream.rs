@@ -24,7 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::config::ListenerLimits;
-use crate::proxy::{Clock, Expired, Pace, Uptake};
+use crate::proxy::{Clock, Downstream, Expired, Pace, Uptake};
+use crate::server::drain::Drain;
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
 use crate::server::socket::{Leftover, Rewound, Socket};
@@ -114,14 +115,18 @@ impl Conn {
 
     /// Begins a request: takes its head of this length, and lets its body through.
     pub(super) fn begin(&mut self, head: usize, body: Body) -> BytesMut {
-        self.body = body;
-        self.pace.restart();
-        self.clock.reset();
+        self.start(body);
         if self.ahead.len() == head {
             // Nothing came ahead: the buffer goes with the head, and an idle connection holds none.
             return mem::take(&mut self.ahead);
         }
         self.ahead.split_to(head)
+    }
+
+    fn start(&mut self, body: Body) {
+        self.body = body;
+        self.pace.restart();
+        self.clock.reset();
     }
 
     /// Drops what has been read and is no part of any request.
@@ -354,6 +359,20 @@ impl Conn {
         }
     }
 
+    /// Writes now, without joining: who calls this has joined what belongs together.
+    fn poll_through(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_out(cx))?;
+        match Pin::new(&mut self.io).poll_write(cx, bytes) {
+            Poll::Pending => self.stalled(cx),
+            outcome => {
+                if let Poll::Ready(Ok(written)) = outcome {
+                    self.flowing(written);
+                }
+                outcome
+            }
+        }
+    }
+
     /// Where the socket goes if it closes with bytes of the client unread.
     pub(super) fn leftover(&self) -> Leftover {
         self.leftover.clone()
@@ -362,6 +381,15 @@ impl Conn {
     /// Whether the client has sent, or is about to send, what nobody will read.
     fn has_unread(&self) -> bool {
         !self.ended && self.frames.is_none() && (self.is_unread() || !self.ahead.is_empty())
+    }
+
+    /// Closes after an exchange in the express lane.
+    pub(super) async fn end(mut self, leftover: &Leftover) {
+        if !self.clock.is_cut() {
+            Shutdown::shutdown(&mut self).await;
+        }
+        drop(self);
+        leftover.linger().await;
     }
 
     /// Writes bytes of our own and closes.
@@ -413,16 +441,7 @@ impl AsyncWrite for Conn {
             this.out.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        ready!(this.poll_out(cx))?;
-        match Pin::new(&mut this.io).poll_write(cx, bytes) {
-            Poll::Pending => this.stalled(cx),
-            outcome => {
-                if let Poll::Ready(Ok(written)) = outcome {
-                    this.flowing(written);
-                }
-                outcome
-            }
-        }
+        this.poll_through(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -435,6 +454,46 @@ impl AsyncWrite for Conn {
         let this = self.get_mut();
         ready!(this.poll_out(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+/// A client's connection in the express lane.
+pub(super) struct Rail<'a> {
+    pub(super) conn: &'a mut Conn,
+    pub(super) body: Body,
+    pub(super) drain: &'a Drain,
+}
+
+impl AsyncRead for Rail<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().conn).poll_read(cx, buffer)
+    }
+}
+
+impl Downstream for Rail<'_> {
+    fn head(&self, length: usize) -> &[u8] {
+        &self.conn.ahead[..length]
+    }
+
+    fn begin(&mut self, head: usize) {
+        self.conn.skip(head);
+        self.conn.start(self.body);
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.conn.poll_through(cx, bytes)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.conn).poll_flush(cx)
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.conn.poll_deadline(cx)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.drain.is_stopping()
     }
 }
 

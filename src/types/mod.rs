@@ -51,6 +51,7 @@ pub use self::regex::{Regex, RegexError};
 pub use self::secret::{Secret, SecretError};
 pub use self::status::{Status, StatusError};
 pub use self::template::{LogTemplate, LogTemplateError, Phase, Piece, Template, TemplateError, Values, Variable};
+pub(crate) use self::token::is_token;
 pub use self::token::{Token, TokenError};
 pub use self::url::{Url, UrlError};
 pub use self::watched::Watched;

@@ -20,12 +20,32 @@ impl Token {
     }
 }
 
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2): looked up, since a head has hundreds of them.
+pub(crate) fn is_token(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut place = 0;
+    while place < others.len() {
+        table[others[place] as usize] = true;
+        place += 1;
+    }
+    table
+};
+
 impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if !text.is_empty() && text.bytes().all(fits) { Ok(Self(text.into())) } else { Err(TokenError(text.to_owned())) }
+        if !text.is_empty() && text.bytes().all(is_token) { Ok(Self(text.into())) } else { Err(TokenError(text.to_owned())) }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration as Time;
+use std::time::{Duration as Time, Instant};
 
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 
 use crate::config::Timeouts;
 use crate::observe::{EndpointMeter, UpstreamMeter};
 use crate::types::{Duration, Limit};
+use crate::upstream::pool::Room;
 use crate::upstream::vitals::Vitals;
 
 /// An address that serves an upstream's requests.
@@ -18,6 +20,8 @@ pub struct Endpoint {
     text: Box<str>,
     host: Box<str>,
     peer: HttpPeer,
+    /// Of what decides whether a connection of another's can be used.
+    key: u64,
     read_timeout: Option<Time>,
     meter: Arc<EndpointMeter>,
     vitals: Arc<Vitals>,
@@ -69,6 +73,7 @@ impl Endpoint {
             text: text.into(),
             address,
             host: host.into(),
+            key: peer.reuse_hash(),
             peer,
             read_timeout,
             vitals,
@@ -125,6 +130,16 @@ impl Endpoint {
     /// What Pingora connects to. It waits for a response without a limit of its own.
     pub(crate) fn peer(&self) -> &HttpPeer {
         &self.peer
+    }
+
+    /// A connection that waits for a request.
+    pub(crate) fn take_idle(&self, now: Instant) -> Option<Stream> {
+        self.vitals.pool().take(self.key, now)
+    }
+
+    /// Lets a connection wait for a next request.
+    pub(crate) fn keep_idle(&self, stream: Stream, now: Instant, room: &Room) {
+        self.vitals.pool().put(stream, self.key, self.peer.options.idle_timeout, now, room);
     }
 
     /// A limit for Pingora's reads, where no client's connection keeps the time: Pingora knows one for head and body alike, so it is

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use pingora_core::server::ShutdownWatch;
@@ -17,6 +17,9 @@ use super::table::{Place, Table};
 use super::vitals::Roster;
 use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord};
 use crate::types::{Percent, WordOr};
+
+/// How often connections that wait are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
 
 pub(super) struct Members {
     directory: Arc<Directory>,
@@ -112,7 +115,14 @@ impl Members {
                 self.balancer.backends().run_health_check(true).await;
             }
         };
-        tokio::join!(resolving, probing);
+        let sweeping = async {
+            let mut ticks = every(Some(SWEEP));
+            loop {
+                tick(&mut ticks).await;
+                self.roster().sweep_pools(Instant::now());
+            }
+        };
+        tokio::join!(resolving, probing, sweeping);
     }
 
     async fn resolve(&self) {

@@ -11,6 +11,7 @@ mod eligible;
 mod endpoint;
 mod members;
 mod outcome;
+mod pool;
 mod probe;
 pub(crate) mod retry;
 mod table;
@@ -26,6 +27,7 @@ use pingora_core::server::ShutdownWatch;
 pub(crate) use self::attempt::Attempt;
 pub use self::endpoint::{Endpoint, EndpointError};
 pub(crate) use self::outcome::Outcome;
+pub(crate) use self::pool::Room;
 
 use self::directory::Directory;
 use self::members::Members;
@@ -69,6 +71,8 @@ pub struct Deadlines {
     pub response: Option<Duration>,
     /// Between two reads of a response body.
     pub read: Option<Duration>,
+    /// While the endpoint takes nothing of the request.
+    pub write: Option<Duration>,
 }
 
 impl Upstream {
@@ -83,7 +87,11 @@ impl Upstream {
         let directory = Directory::new(name, &section, meter.clone(), roster)?;
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
-        let deadlines = Deadlines { response: limit(&section.timeouts.response), read: limit(&section.timeouts.read) };
+        let deadlines = Deadlines {
+            response: limit(&section.timeouts.response),
+            read: limit(&section.timeouts.read),
+            write: limit(&section.timeouts.write),
+        };
         let members = Members::new(name, &section, directory);
         Ok(Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter })
     }
@@ -94,7 +102,7 @@ impl Upstream {
         let meter = metrics().upstream(name);
         let members = Members::new(name, &section, Directory::empty(name, meter.clone()));
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
-        let deadlines = Deadlines { response: None, read: None };
+        let deadlines = Deadlines { response: None, read: None, write: None };
         Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter }
     }
 

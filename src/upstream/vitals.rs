@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pingora_core::protocols::l4::socket::SocketAddr;
 
 use super::balance::Estimate;
+use super::pool::Pool;
 
 /// The vitals of all endpoints of an upstream, handed on from one configuration to the next.
 #[derive(Default)]
@@ -26,6 +27,13 @@ impl Roster {
         vitals
     }
 
+    /// Closes connections that have waited too long.
+    pub(super) fn sweep_pools(&self, now: Instant) {
+        let known: Vec<Arc<Vitals>> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
+        known.iter().for_each(|vitals| vitals.pool.sweep(now));
+    }
+
     /// Forgets addresses that no endpoint has any more.
     pub(super) fn sweep(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, vitals| vitals.strong_count() > 0);
@@ -37,11 +45,23 @@ pub(super) struct Vitals {
     in_flight: AtomicU32,
     /// The bits of an [`Estimate`].
     latency: AtomicU64,
+    /// Its connections that wait.
+    pool: Pool,
 }
 
 impl Vitals {
     fn new() -> Self {
-        Self { born: Instant::now(), in_flight: AtomicU32::new(0), latency: AtomicU64::new(Estimate::NONE.bits()) }
+        Self {
+            born: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(Estimate::NONE.bits()),
+            pool: Pool::new(),
+        }
+    }
+
+    /// Its connections that wait.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Requests that are under way.

@@ -14,7 +14,7 @@ use libtest_mimic::{Failed, Trial};
 
 use super::case::{Case, Request, Verdict, shown};
 use super::stage::{config, listener};
-use super::{h2, stage};
+use super::{LANES, h2, stage};
 use crate::support::{Connection, Deadline, Outgoing, Ravelin, Reserved};
 
 const ORIGINS: [(&str, &str, &[&str]); 4] = [
@@ -26,12 +26,15 @@ const ORIGINS: [(&str, &str, &[&str]); 4] = [
 
 /// A trial for each origin that is installed.
 pub(crate) fn trials(cases: &Arc<[Case]>) -> Vec<Trial> {
-    let trial = |(name, program, arguments): (&str, &'static str, &'static [&'static str])| {
-        let cases = cases.clone();
+    let trials = |(name, program, arguments): (&str, &'static str, &'static [&'static str])| {
         let missing = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err();
-        Trial::test(format!("differential: {name}"), move || run(program, arguments, &cases)).with_ignored_flag(missing)
+        LANES.map(|lane| {
+            let cases = cases.clone();
+            let trial = Trial::test(format!("{lane}: differential: {name}"), move || run(lane, program, arguments, &cases));
+            trial.with_ignored_flag(missing)
+        })
     };
-    ORIGINS.into_iter().map(trial).collect()
+    ORIGINS.into_iter().flat_map(trials).collect()
 }
 
 /// A request as an origin saw it.
@@ -131,9 +134,9 @@ impl Drop for Origin {
     }
 }
 
-fn run(program: &str, arguments: &[&str], cases: &[Case]) -> Result<(), Failed> {
+fn run(lane: &str, program: &str, arguments: &[&str], cases: &[Case]) -> Result<(), Failed> {
     let origin = if program == "nginx" { Origin::nginx() } else { Origin::start(program, arguments) };
-    let ravelin = Ravelin::start(&config(&origin.address));
+    let ravelin = Ravelin::start_in(lane, &config(&origin.address));
     let mut wrong = Vec::new();
     for (number, case) in cases.iter().enumerate().filter(|(_, case)| case.answer.is_none()) {
         if let Err(why) = play(case, number, &ravelin, &origin) {

@@ -103,9 +103,22 @@ impl Ravelin {
     /// Starts one with this configuration in a directory of its own and waits until it accepts on as many
     /// addresses as the configuration has listeners. Panics, with the log, if it does not.
     pub(crate) fn start(config: &str) -> Self {
+        Self::begin(None, config)
+    }
+
+    /// The same, with its requests in this lane.
+    pub(crate) fn start_in(lane: &str, config: &str) -> Self {
+        Self::begin(Some(lane), config)
+    }
+
+    fn begin(lane: Option<&str>, config: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::write(directory.path().join("ravelin.yaml"), config).expect("a file in it");
-        let mut ravelin = Launch::new(directory.path()).spawn().expect("the binary starts");
+        let mut launch = Launch::new(directory.path());
+        if let Some(lane) = lane {
+            launch = launch.env("RAVELIN_LANE", lane);
+        }
+        let mut ravelin = launch.spawn().expect("the binary starts");
         ravelin._owned = Some(directory);
         let listeners = listeners(config).len().max(1);
         if let Err(problem) = ravelin.ready(listeners, Deadline::standard()) {

@@ -91,7 +91,10 @@ impl Text<'_> {
                 if let Some(timeout) = &route.timeout {
                     write!(f, ", {timeout} for the whole exchange")?;
                 }
-                writeln!(f)
+                match &route.lane_reason {
+                    Some(reason) => writeln!(f, "\n  {} lane: {reason}", route.lane),
+                    None => writeln!(f, "\n  {} lane", route.lane),
+                }
             }
             None => {
                 let status = outcome.status.map(|status| status.to_string()).unwrap_or_default();

@@ -41,13 +41,8 @@ impl<T: Default> Sharded<T> {
 
     /// The group that this thread changes.
     pub(super) fn here(&self) -> &T {
-        let mut shard = SHARD.get();
-        if shard == usize::MAX {
-            shard = NEXT.fetch_add(1, Ordering::Relaxed);
-            SHARD.set(shard);
-        }
         // The number of shards is a power of two.
-        &self.shards[shard & (self.shards.len() - 1)].get_or_init(Box::default).0
+        &self.shards[shard() & (self.shards.len() - 1)].get_or_init(Box::default).0
     }
 
     /// Every group in which something may have happened.
@@ -59,6 +54,16 @@ impl<T: Default> Sharded<T> {
     pub(super) fn sum(&self, number: impl Fn(&T) -> u64) -> u64 {
         self.all().map(number).fold(0, u64::wrapping_add)
     }
+}
+
+/// This thread's number: threads that serve have numbers that follow one another.
+pub(crate) fn shard() -> usize {
+    let mut shard = SHARD.get();
+    if shard == usize::MAX {
+        shard = NEXT.fetch_add(1, Ordering::Relaxed);
+        SHARD.set(shard);
+    }
+    shard
 }
 
 /// A number that only grows.

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 pub(crate) use self::acme::AcmeMeter;
+pub(crate) use self::cells::shard;
 pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::RouteMeter;
 pub(crate) use self::text::{CONTENT_TYPE, Text};

@@ -93,6 +93,10 @@ pub struct Taken {
     pub place: Option<String>,
     /// The limit on the whole exchange.
     pub timeout: Option<String>,
+    /// How its requests are carried: `express`, or `general`.
+    pub lane: &'static str,
+    /// `general`: why.
+    pub lane_reason: Option<String>,
 }
 
 /// A filter, and what it would do.

@@ -11,6 +11,7 @@ use crate::filter::{Error, Exchange, Fields, Reply, ResponseHead, Run};
 use crate::proxy::acme::{CHALLENGE, challenge};
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent, question};
+use crate::proxy::express::why_general;
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::request::{Act, act};
@@ -84,7 +85,10 @@ impl Tracer<'_> {
             }
         };
         target_of(&mut trace.request, exchange);
+        let lane_reason = why_general(&head, &route);
         trace.route = Some(Taken {
+            lane: if lane_reason.is_some() { "general" } else { "express" },
+            lane_reason,
             name: route.name.to_string(),
             place: (self.places)(route.span),
             timeout: route.timeout.map(|limit| crate::types::Duration::from(limit).to_string()),

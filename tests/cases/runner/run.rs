@@ -22,7 +22,7 @@ fn perform(stage: &mut Stage<'_>, against: Against) -> Result<(), Vec<Problem>> 
     let expected = if starts { "ravelin to accept connections" } else { "ravelin to start" };
     stage.start_origins().map_err(|error| vec![Problem::new(line, "the origins to start", error)])?;
     match against {
-        Against::Ravelin => stage.start_ravelin(starts).map_err(|error| vec![Problem::new(line, expected, error)])?,
+        Against::Ravelin(lane) => stage.start_ravelin(lane, starts).map_err(|error| vec![Problem::new(line, expected, error)])?,
         Against::Origin => {
             let address = stage.origins.first().map(|origin| origin.address().to_owned()).unwrap_or_default();
             stage.variables.insert("listener".into(), address);

@@ -15,8 +15,8 @@ use crate::support::{
 /// Whom the requests of a case meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Against {
-    /// A Ravelin with the case's configuration.
-    Ravelin,
+    /// A Ravelin with the case's configuration, and its requests in this lane.
+    Ravelin(&'static str),
     /// The first origin itself: for tests of the runner.
     Origin,
 }
@@ -220,14 +220,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Writes the files and starts the process; `ready`: waits until it accepts.
-    pub(crate) fn start_ravelin(&mut self, ready: bool) -> Result<(), String> {
+    pub(crate) fn start_ravelin(&mut self, lane: &str, ready: bool) -> Result<(), String> {
         let io = |error: io::Error| error.to_string();
         for (name, text) in &self.case.files {
             self.write(name, text)?;
         }
         self.config = config::effective(self.case, &self.case.config.string(&self.variables)?, &self.origins);
         fs::write(self.directory.path().join("ravelin.yaml"), &self.config).map_err(io)?;
-        let mut launch = Launch::new(self.directory.path());
+        let mut launch = Launch::new(self.directory.path()).env("RAVELIN_LANE", lane);
         if let Some(arguments) = &self.case.arguments {
             let arguments: Result<Vec<String>, String> = arguments.iter().map(|text| text.string(&self.variables)).collect();
             launch = launch.arguments(arguments?);

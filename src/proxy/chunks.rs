@@ -2,15 +2,17 @@
 //!
 //! Framing that somebody else could read differently breaks the body: whoever reads it then must end both sides.
 
-use crate::server::head::is_token;
+use crate::types::is_token;
 
 /// Follows the chunks of one body as they pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chunks {
+pub(crate) struct Chunks {
     state: State,
     /// How many bytes of extensions and trailers have passed.
     extras: u16,
     name: Name,
+    /// Trailers are dropped, so it does not matter what they say.
+    drops_trailers: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,27 +57,38 @@ const MAX_EXTRAS: u16 = 16 * 1024;
 const FRAMING: [&[u8]; 7] = [b"connection", b"content-length", b"host", b"te", b"trailer", b"transfer-encoding", b"upgrade"];
 
 impl Chunks {
-    pub(super) const fn new() -> Self {
-        Self { state: State::Size { size: 0, digits: 0 }, extras: 0, name: Name::EMPTY }
+    pub(crate) const fn new() -> Self {
+        Self { state: State::Size { size: 0, digits: 0 }, extras: 0, name: Name::EMPTY, drops_trailers: false }
+    }
+
+    /// Those of an endpoint, whose trailers go no further.
+    pub(crate) const fn of_response() -> Self {
+        Self { drops_trailers: true, ..Self::new() }
     }
 
     /// Whether the whole body has passed.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Whether the framing can't be trusted: no byte of it is the body's.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.state == State::Broken
     }
 
     /// How many of these bytes belong to the body: all of them unless it ends here. Of a broken body, all.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
+        self.take_data(bytes, |_| {})
+    }
+
+    /// [`Chunks::take`], and `data` is told what of these bytes is inside of chunks.
+    pub(crate) fn take_data(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> usize {
         let mut at = 0;
         while at < bytes.len() && !matches!(self.state, State::Done | State::Broken) {
             if let State::Data { left } = &mut self.state {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
                 *left -= here as u64;
+                data(&bytes[at..at + here]);
                 at += here;
                 if *left == 0 {
                     self.state = State::DataCr;
@@ -107,7 +120,7 @@ impl Chunks {
                 self.name.push(byte);
                 self.extra(State::TrailerName)
             }
-            (State::TrailerName, b':') if !self.name.is_framing() => self.extra(State::TrailerValue),
+            (State::TrailerName, b':') if self.drops_trailers || !self.name.is_framing() => self.extra(State::TrailerValue),
             (State::TrailerName, byte) if is_token(byte) => {
                 self.name.push(byte);
                 self.extra(State::TrailerName)

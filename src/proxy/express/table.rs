@@ -1,0 +1,421 @@
+//! A message's head as places in its own bytes: found once, changed without being taken apart, written out again.
+//!
+//! What is put in place is appended to the bytes, so a field is two ranges wherever it comes from. Below some thirty fields, which is
+//! every head, walking over them is cheaper than a map.
+
+use std::ops::Range;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::filter::{Field, Fields, InvalidField};
+use crate::router::Headers;
+use crate::types::is_token;
+
+/// A name in lower case fits, nearly always.
+const SHORT: usize = 64;
+/// Room for what is put in place.
+const ROOM: usize = 512;
+
+/// A part of a head's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Piece {
+    at: u32,
+    length: u32,
+}
+
+impl Piece {
+    /// Heads are bounded far below 4 GiB: a place beyond is none.
+    pub(crate) fn new(range: &Range<usize>) -> Self {
+        let at = u32::try_from(range.start).unwrap_or(u32::MAX);
+        Self { at, length: u32::try_from(range.len()).unwrap_or(0) }
+    }
+
+    pub(super) fn of(self, text: &[u8]) -> &[u8] {
+        text.get(self.at as usize..self.at as usize + self.length as usize).unwrap_or_default()
+    }
+
+    fn is_empty(self) -> bool {
+        self.length == 0
+    }
+
+    fn end(self) -> u32 {
+        self.at.saturating_add(self.length)
+    }
+}
+
+/// A field; one that was taken away has no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    name: Piece,
+    value: Piece,
+}
+
+/// Where the parts of a request's head are, as its strict reader has found them.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(super) method: Piece,
+    pub(super) target: Piece,
+    pub(super) is_http10: bool,
+    fields: Vec<Row>,
+}
+
+impl Row {
+    pub(super) fn new(name: &Range<usize>, value: &Range<usize>) -> Self {
+        Self { name: Piece::new(name), value: Piece::new(value) }
+    }
+}
+
+impl Rows {
+    /// A head begins: what was found of one that was not whole is forgotten.
+    pub(crate) fn begin(&mut self, method: &Range<usize>, target: &Range<usize>, is_http10: bool) {
+        self.method = Piece::new(method);
+        self.target = Piece::new(target);
+        self.is_http10 = is_http10;
+        self.fields.clear();
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(FIELDS);
+        }
+    }
+
+    pub(crate) fn field(&mut self, name: &Range<usize>, value: &Range<usize>) {
+        self.fields.push(Row::new(name, value));
+    }
+}
+
+/// As many fields as most requests have, and those that are added.
+const FIELDS: usize = 24;
+
+/// The fields of a head over its bytes.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    text: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// A request's: `head` is what `rows` were found in.
+    pub(super) fn of_request(head: &[u8], rows: Rows) -> Self {
+        let mut text = Vec::with_capacity(head.len() + ROOM);
+        text.extend_from_slice(head);
+        Self { text, rows: rows.fields }
+    }
+
+    /// A head whose fields are in these places, name and value. More may follow it in `text`.
+    pub(super) fn new(text: Vec<u8>, fields: Vec<Row>) -> Self {
+        Self { text, rows: fields }
+    }
+
+    /// Makes one line of values that stand in several (RFC 9112 §5.2).
+    pub(super) fn unfold(&mut self) {
+        for at in 0..self.rows.len() {
+            let Row { name, value } = self.rows[at];
+            let value = value.of(&self.text);
+            if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
+                let value = pingora_http::header_value_from_slice(value);
+                let name = name.of(&self.text).to_vec();
+                self.rows[at] = self.written(&name, value.as_bytes());
+            }
+        }
+    }
+
+    /// The same fields once more, in the memory of `copy`.
+    pub(super) fn copy_to(&self, copy: &mut Self) {
+        copy.text.clear();
+        copy.text.reserve(self.text.len() + ROOM);
+        copy.text.extend_from_slice(&self.text);
+        copy.rows.clear();
+        copy.rows.reserve(self.rows.len() + 8);
+        copy.rows.extend_from_slice(&self.rows);
+    }
+
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Appends bytes that no field holds.
+    pub(super) fn keep(&mut self, bytes: &[u8]) -> Piece {
+        let at = self.text.len();
+        self.text.extend_from_slice(bytes);
+        Piece::new(&(at..self.text.len()))
+    }
+
+    /// Name and value of each field, as they were written.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
+        self.rows.iter().filter(|row| !row.name.is_empty()).map(|row| (row.name.of(&self.text), row.value.of(&self.text)))
+    }
+
+    /// The values of a name, in order.
+    pub(super) fn all<'a>(&'a self, name: &'a [u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(super) fn first(&self, name: &[u8]) -> Option<&[u8]> {
+        self.rows.iter().find(|row| self.is(**row, name)).map(|row| row.value.of(&self.text))
+    }
+
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        self.rows.iter().any(|row| self.is(*row, name))
+    }
+
+    fn is(&self, row: Row, name: &[u8]) -> bool {
+        row.name.length as usize == name.len() && row.name.of(&self.text).eq_ignore_ascii_case(name)
+    }
+
+    /// Takes away the fields of which this holds; says whether there was one.
+    pub(super) fn take_away(&mut self, gone: impl Fn(&[u8]) -> bool) -> bool {
+        let mut any = false;
+        for row in self.rows.iter_mut().filter(|row| !row.name.is_empty()) {
+            if gone(row.name.of(&self.text)) {
+                row.name = Piece::default();
+                any = true;
+            }
+        }
+        any
+    }
+
+    pub(super) fn take_away_name(&mut self, name: &[u8]) -> bool {
+        self.take_away(|other| other.len() == name.len() && other.eq_ignore_ascii_case(name))
+    }
+
+    /// Adds a field that is known to be right.
+    pub(super) fn append(&mut self, name: &[u8], value: &[u8]) {
+        let row = self.written(name, value);
+        self.rows.push(row);
+    }
+
+    /// Puts a field that is known to be right in the place of all of its name.
+    pub(super) fn replace(&mut self, name: &[u8], value: &[u8]) {
+        let row = self.written(name, value);
+        let mut first = true;
+        for at in 0..self.rows.len() {
+            if self.is(self.rows[at], name) {
+                self.rows[at] = if std::mem::take(&mut first) { row } else { Row { name: Piece::default(), ..row } };
+            }
+        }
+        if first {
+            self.rows.push(row);
+        }
+    }
+
+    /// As a line of a head, so that it is written out in one piece.
+    fn written(&mut self, name: &[u8], value: &[u8]) -> Row {
+        let at = self.text.len();
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(b": ");
+        self.text.extend_from_slice(value);
+        self.text.extend_from_slice(b"\r\n");
+        let colon = at + name.len();
+        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..colon + 2 + value.len())) }
+    }
+
+    /// Writes the fields as lines. Lines that stand as they are to be written, one after the other, are copied at once.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        let mut run: Range<usize> = 0..0;
+        for row in self.rows.iter().filter(|row| !row.name.is_empty()) {
+            let line = row.name.at as usize..row.value.end() as usize + 2;
+            let as_written = row.value.at == row.name.end() + 2
+                && self.text.get(row.name.end() as usize..row.value.at as usize) == Some(b": ")
+                && self.text.get(line.end - 2..line.end) == Some(b"\r\n");
+            if as_written && line.start == run.end {
+                run.end = line.end;
+                continue;
+            }
+            out.extend_from_slice(&self.text[run]);
+            run = if as_written {
+                line
+            } else {
+                out.extend_from_slice(row.name.of(&self.text));
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(row.value.of(&self.text));
+                out.extend_from_slice(b"\r\n");
+                0..0
+            };
+        }
+        out.extend_from_slice(&self.text[run]);
+    }
+
+    /// The same fields in a map, for what is asked too seldom to be asked of both.
+    pub(super) fn map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.rows.len());
+        for (name, value) in self.iter() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                map.append(name, value);
+            }
+        }
+        map
+    }
+}
+
+/// What `Connection` lists, in any of its fields.
+pub(super) fn options(table: &Table) -> impl Iterator<Item = &[u8]> {
+    let values = table.all(b"connection").filter(|value| is_visible(value));
+    values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+}
+
+/// As `HeaderValue::to_str` has it.
+fn is_visible(value: &[u8]) -> bool {
+    value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+/// Checks a name and value as [`crate::filter::parse_field`] does, without making anything of them.
+fn sound(name: &str, value: &[u8]) -> Result<(), InvalidField> {
+    if name.is_empty() || name.len() > usize::from(u16::MAX) || !name.bytes().all(is_token) {
+        return Err(InvalidField::Name(name.to_owned()));
+    }
+    let controls = value.iter().fold(false, |found, byte| found | (*byte < 0x20 && *byte != b'\t') | (*byte == 0x7f));
+    if controls { Err(InvalidField::Value(name.to_owned())) } else { Ok(()) }
+}
+
+impl Fields for Table {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.first(name.as_bytes())
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
+        for (name, value) in self.iter() {
+            // Names are told in lower case, whatever the client's habits.
+            let (mut short, long);
+            let lower = if let Some(space) = short_name(name) {
+                short = space;
+                short[..name.len()].make_ascii_lowercase();
+                &short[..name.len()]
+            } else {
+                long = name.to_ascii_lowercase();
+                &long[..]
+            };
+            if let Ok(name) = std::str::from_utf8(lower) {
+                visit(name, value);
+            }
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+        sound(name, value)?;
+        self.replace(name.as_bytes(), value);
+        Ok(())
+    }
+
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), InvalidField> {
+        sound(name, value)?;
+        self.append(name.as_bytes(), value);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        self.take_away_name(name.as_bytes())
+    }
+
+    fn set_field(&mut self, field: &Field) {
+        self.replace(field.name().as_bytes(), field.value());
+    }
+
+    fn add_field(&mut self, field: &Field) {
+        self.append(field.name().as_bytes(), field.value());
+    }
+}
+
+fn short_name(name: &[u8]) -> Option<[u8; SHORT]> {
+    let mut space = [0; SHORT];
+    space.get_mut(..name.len())?.copy_from_slice(name);
+    Some(space)
+}
+
+impl Headers for Table {
+    fn any(&self, name: &HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.all(name.as_str().as_bytes()).any(test)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(lines: &str) -> Table {
+        let mut rows = Rows::default();
+        rows.begin(&(0..0), &(0..0), false);
+        let mut at = 0;
+        for line in lines.split_inclusive("\r\n") {
+            let colon = line.find(':').unwrap();
+            let value = line[colon + 1..].trim();
+            let start = at + colon + 1 + line[colon + 1..].find(value).unwrap();
+            rows.field(&(at..at + colon), &(start..start + value.len()));
+            at += line.len();
+        }
+        Table::of_request(lines.as_bytes(), rows)
+    }
+
+    fn written(table: &Table) -> String {
+        let mut out = Vec::new();
+        table.write_to(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_written_in_one_form() {
+        let mut fields = table("Host: a\r\nX-A:1\r\nX-B: 2\r\nX-C:  3 \r\nX-D: 4\r\n");
+        assert_eq!(written(&fields), "Host: a\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\nX-D: 4\r\n");
+        fields.set("x-b", b"5").unwrap();
+        fields.add("x-e", b"").unwrap();
+        assert!(fields.remove("x-a") && !fields.remove("x-a"));
+        assert_eq!(written(&fields), "Host: a\r\nx-b: 5\r\nX-C: 3\r\nX-D: 4\r\nx-e: \r\n");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Edit {
+        Set(String, String),
+        Add(String, String),
+        Remove(String),
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let name =
+            || prop::sample::select(vec!["host", "x-a", "X-A", "x-b", "set-cookie", "a b", "", "é"]).prop_map(str::to_owned);
+        let value = || prop::sample::select(vec!["", "1", "a b", "a\tb", "ä", "a\r\nb", "\0", "\u{7f}"]).prop_map(str::to_owned);
+        prop_oneof![
+            (name(), value()).prop_map(|(name, value)| Edit::Set(name, value)),
+            (name(), value()).prop_map(|(name, value)| Edit::Add(name, value)),
+            name().prop_map(Edit::Remove),
+        ]
+    }
+
+    fn apply(fields: &mut dyn Fields, edit: &Edit) -> Result<bool, InvalidField> {
+        match edit {
+            Edit::Set(name, value) => fields.set(name, value.as_bytes()).map(|()| true),
+            Edit::Add(name, value) => fields.add(name, value.as_bytes()).map(|()| true),
+            Edit::Remove(name) => Ok(fields.remove(name)),
+        }
+    }
+
+    /// Names and values, those of a name together: what a head means.
+    fn meaning(fields: &dyn Fields) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
+        fields.each(&mut |name, value| all.push((name.to_owned(), value.to_vec())));
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_is_a_list_of_fields(edits in prop::collection::vec(edit(), 0..20)) {
+            let mut fields = table("Host: a\r\nX-A: 1\r\nSet-Cookie: a\r\nset-cookie:b\r\n");
+            let mut list = crate::filter::FieldList::default();
+            for (name, value) in [("host", "a"), ("x-a", "1"), ("set-cookie", "a"), ("set-cookie", "b")] {
+                list.add(name, value.as_bytes()).unwrap();
+            }
+            for edit in &edits {
+                prop_assert_eq!(apply(&mut fields, edit), apply(&mut list, edit));
+                prop_assert_eq!(meaning(&fields), meaning(&list));
+                for name in ["host", "X-a", "set-COOKIE", "none"] {
+                    prop_assert_eq!(fields.get(name), list.get(name));
+                }
+            }
+            let again = table(&written(&fields));
+            prop_assert_eq!(meaning(&again), meaning(&list));
+            let mut copy = Table::default();
+            fields.copy_to(&mut copy);
+            prop_assert_eq!(written(&copy), written(&fields));
+        }
+    }
+}

@@ -245,7 +245,7 @@ cases! {
     route_bad_methods: routes("  a:\n    match:\n      methods: [get, \"G T\"]\n    respond: {}\n");
     route_match_of_nothing: routes("  a:\n    match: {hosts: [], paths: [], methods: [], headers: {}, query: {}, cookies: {}, client_ips: []}\n    listeners: []\n    respond: {}\n");
     route_match_of_a_word: routes("  a:\n    match: {hosts: example.com}\n    respond: {}\n");
-    route_not_yet: routes("  a:\n    match: {when: x}\n    mirror: {}\n");
+    route_not_yet: routes("  a:\n    match: {when: x}\n    respond: {}\n");
     route_bad_regexes: routes("  a:\n    match:\n      paths: [{regex: \"^/u/([0-9]+$\"}, {regex: \"(?=/a)\"}, {regex: \"^/[a-z]{1,999999}\"}, {regex: \"\"}, {regex: ^u/}]\n      headers: {user-agent: {regex: \"(a)\\\\1\"}, x-a: {regex: \"[z-a]\"}, x-b: {regex: [a]}}\n    respond: {}\n");
     route_bad_headers: routes("  a:\n    match:\n      headers: {\"a b\": c, x-b: {presnt: true}, x-c: {present: yes}, x-d: {}, x-e: [a], x-f: {present: true, regex: a}, x-g:, host: a.com, x-h: \" a\"}\n    respond: {}\n");
     route_headers_given_twice: routes("  a:\n    match:\n      headers: {X-A: b, x-a: c}\n    respond: {}\n");
@@ -305,6 +305,29 @@ fn the_settings_of_a_good_file() {
     let config = config.expect("there are no errors");
     assert_eq!((config.pingora.threads, config.pingora.user.as_deref()), (8080, Some("www")));
     assert_eq!((config.listeners.len(), config.upstreams.len(), config.routes.len()), (1, 1, 1));
+}
+
+#[test]
+fn a_mirror_copies_what_is_forwarded_and_to_somewhere_else() {
+    let said = |route: &str| {
+        let upstreams = "upstreams: {u: {endpoints: [127.0.0.1:1]}, v: {endpoints: [127.0.0.1:2]}}\n";
+        read(&format!("{upstreams}{LISTENERS}routes:\n  a: {{match: {{paths: [/a]}}, {route}}}\n  z: {{split: [{{upstream: u, weight: 1}}, {{upstream: v, weight: 1}}]}}\n")).1.to_string()
+    };
+    assert_eq!(said("upstream: u, mirror: {upstream: v}"), "");
+    for (route, expected) in [
+        ("upstream: u, mirror: {upstream: u}", "warning: copies go to `u` like the requests: it would have them twice"),
+        ("split: [{upstream: v, weight: 1}], mirror: {upstream: v}", "warning: copies go to `v` like the requests"),
+        ("upstream: u, mirror: {upstream: v, ratio: 0%}", "warning: 0% of the requests are copied: none"),
+        ("upstream: u, mirror: {upstream: v, ratio: 200%}", "error: `200%` is no share"),
+        ("upstream: u, mirror: {upstream: vv}", "error: unknown upstream `vv`"),
+        ("upstream: u, mirror: {ratio: 5%}", "error: "),
+        ("upstream: u, mirror: {upstream: v, share: 5%}", "error: unknown key `share`"),
+        ("respond: {}, mirror: {upstream: v}", "error: `mirror` copies what is forwarded: this route forwards nothing"),
+        ("redirect: {to: /e}, mirror: {upstream: v}", "error: `mirror` copies what is forwarded"),
+    ] {
+        let text = said(route);
+        assert!(text.contains(expected) && text.contains("ravelin.yaml:4:"), "{route}\n{text}");
+    }
 }
 
 #[test]

@@ -194,3 +194,40 @@ fn idle_and_slow_clients_do_not_keep_others_out() {
     assert_eq!(get(&admin, "/healthz"), 200);
     drop(idle);
 }
+
+#[test]
+fn copies_for_a_mirror_are_counted_and_a_mirror_that_hangs_holds_up_nobody() {
+    let one = Origin::start("one", vec![Answer::text(200, "one")]);
+    let shadow = Origin::start("shadow", vec![Answer::text(404, "no")]);
+    let hung = Origin::start("hung", vec![Answer::of(vec![support::Action::Stall])]);
+    let gone = Reserved::v4().unwrap();
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\nadmin: {{address: 127.0.0.1:0}}\nupstreams:\n\
+         \x20 one: {{endpoints: [\"{}\"], health_check: none}}\n\
+         \x20 shadow: {{endpoints: [\"{}\"], health_check: none}}\n\
+         \x20 hung: {{endpoints: [\"{}\"], health_check: none}}\n\
+         \x20 gone: {{endpoints: [\"{}\"], health_check: none}}\n\
+         routes:\n\
+         \x20 copied: {{upstream: one, mirror: {{upstream: shadow}}}}\n\
+         \x20 hung: {{match: {{paths: [/hung]}}, upstream: one, mirror: {{upstream: hung}}}}\n\
+         \x20 lost: {{match: {{paths: [/lost]}}, upstream: one, mirror: {{upstream: gone}}}}\n",
+        one.address(),
+        shadow.address(),
+        hung.address(),
+        gone.address(),
+    ));
+    let admin = ravelin.admin().unwrap();
+    let mirrored = |route: &str, result: &str, count: u32| {
+        format!("ravelin_mirrored_requests_total{{route=\"{route}\",result=\"{result}\"}} {count}")
+    };
+    for _ in 0..3 {
+        assert_eq!(get(ravelin.address(), "/"), 200);
+    }
+    assert_eq!(get(ravelin.address(), "/lost"), 200);
+    // As many as may wait or be under way, and a few more.
+    for _ in 0..260 {
+        assert_eq!(get(ravelin.address(), "/hung"), 200);
+    }
+    expect(&admin, &[mirrored("copied", "sent", 3), mirrored("lost", "failed", 1), mirrored("hung", "dropped", 4)]);
+    assert!(hung.requests().len() <= 32);
+}

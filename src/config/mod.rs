@@ -22,6 +22,7 @@ mod limits;
 mod listener;
 mod load;
 mod matches;
+mod mirror;
 mod not_yet;
 mod observe;
 mod overload;
@@ -62,6 +63,7 @@ pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded, Und
 pub use load::{load, parse};
 pub(crate) use load::{load_partial, load_with_tests};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};
+pub use mirror::Mirror;
 pub use observe::{AccessLog, LogFormat, LogOutput};
 pub use overload::{Overload, Priority};
 pub use pingora::Given;
@@ -137,6 +139,8 @@ pub struct Route {
     pub priority: Priority,
     /// Where the request goes.
     pub action: Action,
+    /// Where copies go, of those that are forwarded; the upstream exists.
+    pub mirror: Option<Mirror>,
 }
 
 /// Where a request goes.

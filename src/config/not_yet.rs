@@ -12,7 +12,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("Listener", &["http3"]),
     ("Upstream", &["discover", "protocol", "tls", "proxy_protocol", "outlier_detection", "slow_start", "sticky", "limits"]),
     ("Retry", &["hedge"]),
-    ("Route", &["mirror", "files"]),
+    ("Route", &["files"]),
     ("Match", &["when"]),
     ("FilterEntry", &["when"]),
     ("AccessLog", &["when"]),

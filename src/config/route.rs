@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::config::bounds::{not_empty, positive_limit};
 use crate::config::section::RawFilter;
-use crate::config::{Match, Priority, Spanned};
+use crate::config::{Match, Mirror, Priority, Spanned};
 use crate::types::{Duration, HeaderName, Limit, Name, Status, Template, Token};
 
 /// One route: what it matches, what runs on the way, and where the request goes.
@@ -45,6 +45,8 @@ pub(crate) struct Route {
     pub(crate) split: Option<Spanned<Vec<Side>>>,
     /// With `split`: a client stays on its side. Default: each request is drawn anew.
     pub(crate) sticky_split: Option<Spanned<StickySplit>>,
+    /// Beside `upstream` or `split`: copies of requests go here too, and the answers to them are dropped.
+    pub(crate) mirror: Option<Spanned<Mirror>>,
     /// Action: answer with a redirect.
     pub(crate) redirect: Option<Spanned<Redirect>>,
     /// Action: answer with a fixed response.

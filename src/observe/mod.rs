@@ -9,7 +9,7 @@ pub(crate) use self::access_log::{AccessLog, OpenError};
 pub(crate) use self::budget::Budget;
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
-    AcmeMeter, CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Pause, REASONS, RouteMeter, Text,
+    AcmeMeter, CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Mirrored, Pause, REASONS, RouteMeter, Text,
     UpstreamMeter, metrics, shard,
 };
 

@@ -9,6 +9,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
+use crate::proxy::mirror::Copy;
 use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
 use crate::proxy::retry::Tries;
@@ -80,6 +81,10 @@ pub(crate) struct Ctx {
     pub(super) stick: Option<HeaderValue>,
     /// How often it was tried again, and what is next.
     pub(super) tries: Tries,
+    /// Whether there is to be a copy of it was asked.
+    pub(super) mirrored: bool,
+    /// The copy that is being made of it, for a mirror.
+    pub(super) copy: Option<Copy>,
     /// When the current try began.
     pub(super) try_began: Option<Instant>,
     /// How many informational responses have come.
@@ -155,6 +160,8 @@ impl Ctx {
             replacement: None,
             stick: None,
             tries: Tries::default(),
+            mirrored: false,
+            copy: None,
             try_began: None,
             informational: 0,
             responding: false,

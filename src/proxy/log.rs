@@ -9,6 +9,7 @@ use crate::filter::{Client, Error, Party, RequestId, Scheme, Target};
 use crate::observe::{Event, Failure, Observers, Timing, metrics};
 use crate::proxy::Ctx;
 use crate::proxy::failure::missed;
+use crate::proxy::mirror;
 use crate::proxy::outcome::expired;
 
 /// A request that never got as far as a session.
@@ -59,6 +60,7 @@ pub(super) fn close(ctx: &mut Ctx) {
     ctx.finished = true;
     expired(ctx);
     ctx.attempt = None;
+    mirror::give_up(ctx);
     ctx.connection.clock.clear_step();
     if let Some(failure) = &ctx.exchange.failure {
         report(ctx, failure);

@@ -18,6 +18,7 @@ mod head;
 mod https;
 mod judge;
 mod log;
+mod mirror;
 pub mod offline;
 mod outcome;
 mod overload;
@@ -39,6 +40,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::server::configuration::ServerConf;
@@ -73,13 +76,15 @@ pub(crate) struct Common {
     load: Arc<Load>,
     /// How often Pingora tries a request at most.
     max_tries: u32,
+    /// Connections of copies: they have nothing to do with those of requests.
+    mirrors: Arc<Connector>,
 }
 
 impl Proxy {
-    /// `max_tries`: how often Pingora tries a request at most.
-    pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, max_tries: usize) -> Self {
-        let max_tries = u32::try_from(max_tries).unwrap_or(u32::MAX);
-        Self(Arc::new(Common { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries }))
+    pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, settings: &ServerConf) -> Self {
+        let max_tries = u32::try_from(settings.max_retries).unwrap_or(u32::MAX);
+        let mirrors = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(settings))));
+        Self(Arc::new(Common { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries, mirrors }))
     }
 
     /// The express lane beside it.
@@ -115,7 +120,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Box<Ctx>) -> Result<()> {
-        upstream::request_body(body, end, ctx).await
+        upstream::request_body(body, end, ctx, self).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {

@@ -43,6 +43,8 @@ impl Tries {
 pub(super) struct Circumstances {
     /// The connection had been waiting in the pool.
     pub(super) reused: bool,
+    /// The connection was refused before any process of the endpoint's had a part in it.
+    pub(super) refused: bool,
     /// The answer says when to come back.
     pub(super) retry_after: bool,
     /// The client has been sent something.
@@ -80,7 +82,7 @@ pub(super) fn once_more(
     method: &http::Method,
     ctx: &mut Ctx,
     outcome: Outcome,
-    Circumstances { reused, retry_after, shown, truncated }: Circumstances,
+    Circumstances { reused, refused, retry_after, shown, truncated }: Circumstances,
     max_tries: u32,
 ) -> bool {
     let Some(upstream) = ctx.exchange.upstream.clone() else { return false };
@@ -95,6 +97,7 @@ pub(super) fn once_more(
         replayable: !seen && !truncated,
         shown: ctx.responding || ctx.tunnel || shown,
         reused,
+        refused,
         another: upstream.has_other(&ctx.tried),
         allowed: ctx.exchange.tries < max_tries,
         retry_after,

@@ -19,7 +19,7 @@ use crate::proxy::response::lacks_descriptors;
 use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
-use crate::proxy::{Ctx, Expired, Proxy, Result, affinity};
+use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, mirror};
 use crate::upstream::{Attempt, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
@@ -64,6 +64,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
     } else {
         // What was sent of the request is sent anew.
         (ctx.received, ctx.asked) = (0, false);
+        mirror::restart(&mut ctx.copy);
     }
     // The first try begins where routing ended, and that time has just been read.
     let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
@@ -122,9 +123,15 @@ pub(super) fn connect_failed(
         attempt.ended(outcome, Instant::now());
     }
     let over = ctx.connection.clock.expired().is_some();
-    let retry = !over && retry::again(session, ctx, outcome, Circumstances::default(), max_tries);
+    let circumstances = Circumstances { refused: is_refused(&error), ..Circumstances::default() };
+    let retry = !over && retry::again(session, ctx, outcome, circumstances, max_tries);
     error.set_retry(retry);
     error
+}
+
+/// Whether a connection was refused before any process of the endpoint's had a part in it.
+pub(super) fn is_refused(error: &PingoraError) -> bool {
+    matches!(error.etype(), ErrorType::ConnectRefused | ErrorType::ConnectNoRoute)
 }
 
 /// An exchange broke, or its answer was given up for another try.
@@ -154,6 +161,7 @@ pub(super) fn exchange_failed(
 
 /// Makes the head that this try sends.
 pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
+    mirror::begin(session, ctx, proxy);
     prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))
 }
 
@@ -196,7 +204,7 @@ fn names_no_host(head: &RequestHeader) -> bool {
 }
 
 /// A piece of the request's body goes out.
-pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
     if ctx.tunnel {
         ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     } else if end {
@@ -212,6 +220,9 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
         let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
         outcome.map_err(|error| ended(ctx, error))?;
+    }
+    if ctx.copy.is_some() {
+        mirror::piece(body.as_ref(), end, ctx, proxy);
     }
     if end && body.as_ref().is_some_and(Bytes::is_empty) {
         // Pingora would write it as a chunk of no bytes, which ends the body, and then end the body: the second end would stand

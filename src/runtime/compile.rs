@@ -14,7 +14,7 @@ use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::acme::Clients;
 use crate::runtime::snapshot::Route;
-use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Redirect, Respond, Side, Snapshot, Split, Trust};
+use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Mirror, Redirect, Respond, Side, Snapshot, Split, Trust};
 use crate::tls::Terminator;
 use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
@@ -145,6 +145,8 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
         let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
         slots.extend(chains.slots(&format!("route {name}", name = name.value), route.filters, report));
         let Some(action) = action(route.action, &upstreams) else { continue };
+        let mirror =
+            route.mirror.and_then(|mirror| Some(Mirror::new(upstreams.get(mirror.upstream.as_str())?.clone(), mirror.ratio)));
         routes.push(Route {
             name: name.value.as_str().into(),
             span: name.span,
@@ -152,6 +154,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
             timeout: route.timeout.get().map(Duration::get),
             priority: route.priority,
             action,
+            mirror,
             meter: metrics().route(name.value.as_str()),
         });
     }

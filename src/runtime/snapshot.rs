@@ -10,7 +10,7 @@ use crate::config::{ListenerLimits, Overload, Priority, Span, Underscores};
 use crate::filter::{Chain, Kept};
 use crate::observe::{LiveSnapshot, RouteMeter, metrics};
 use crate::router::{Found, Question, Router, Verdict};
-use crate::runtime::{ErrorPages, HttpsPorts, Split, Trust};
+use crate::runtime::{ErrorPages, HttpsPorts, Mirror, Split, Trust};
 use crate::tls::acme::{Client, Tokens};
 use crate::tls::{Issued, Terminator};
 use crate::types::{HeaderName, Secret, Template};
@@ -109,6 +109,8 @@ pub(crate) struct Route {
     pub(crate) timeout: Option<Duration>,
     pub(crate) priority: Priority,
     pub(crate) action: Action,
+    /// Where copies of its requests go.
+    pub(crate) mirror: Option<Mirror>,
     pub(crate) meter: Arc<RouteMeter>,
 }
 

@@ -269,7 +269,7 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     let conf = ServerConf { daemon: false, user: None, group: None, ..boot.pingora };
     let mut server = Server::new_with_opt_and_conf(None::<Opt>, conf);
     server.bootstrap();
-    let proxy = Proxy::new(store.clone(), observers.clone(), server.configuration.max_retries);
+    let proxy = Proxy::new(store.clone(), observers.clone(), &server.configuration);
     let express = Arc::new(proxy.express(&server.configuration));
     let proxy = Arc::new(http_proxy(&server.configuration, proxy));
     let drain = Arc::new(Drain::new());

@@ -145,6 +145,9 @@ impl Text<'_> {
         if let Some(upstream) = &self.trace.upstream {
             upstream_of(f, upstream)?;
         }
+        if let Some(mirror) = &self.trace.mirror {
+            writeln!(f, "  mirror: a copy of {} of the requests goes to `{}`", mirror.ratio, mirror.upstream)?;
+        }
         if outcome.kind == "failed" {
             let message = outcome.message.as_deref().or(outcome.reason.as_deref()).unwrap_or("it fails");
             writeln!(f, "\n{}", self.paint(Paint::Bad, &format!("It would fail with {status}: {message}")))?;

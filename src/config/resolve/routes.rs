@@ -6,7 +6,7 @@ use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
 use crate::config::{Action, Named, PathMatch, Route, Span, Spanned, route, suggest};
-use crate::types::Name;
+use crate::types::{Name, Percent};
 
 /// The keys of which a route has exactly one.
 const ACTIONS: [&str; 4] = ["upstream", "split", "redirect", "respond"];
@@ -24,11 +24,13 @@ impl Resolver<'_> {
             let filters = self.steps(&typed.filters);
             let action = self.action(&name, node, &typed, may_lack_action);
             self.split(&typed, whole);
+            self.mirror(&typed);
             for listener in &typed.listeners {
                 self.listeners.check(listener, self.report);
             }
             self.possible(&typed.matches);
-            let route::Route { mut matches, listeners, path, skip_defaults, timeout, priority, .. } = typed;
+            let route::Route { mut matches, listeners, path, skip_defaults, timeout, priority, mirror, .. } = typed;
+            let mirror = mirror.map(Spanned::into_inner);
             let merge_slashes = path.merge_slashes;
             let over = |path: Spanned<PathMatch>| Spanned::new(path.value.over(merge_slashes), path.span);
             matches.paths = matches.paths.into_iter().map(over).collect();
@@ -37,7 +39,8 @@ impl Resolver<'_> {
                 complete.push(Candidate { name, matches, listeners, merge_slashes });
             }
             if let Some(action) = action {
-                let value = Route { matches, listeners, merge_slashes, skip_defaults, filters, timeout, priority, action };
+                let value =
+                    Route { matches, listeners, merge_slashes, skip_defaults, filters, timeout, priority, action, mirror };
                 routes.push(Named { name, value });
             }
         }
@@ -74,6 +77,25 @@ impl Resolver<'_> {
         let sticky = typed.sticky_split.clone().map(Spanned::into_inner);
         let split = || typed.split.clone().map(|split| Action::Split(split.into_inner(), sticky));
         upstream.or_else(split).or_else(redirect).or_else(respond)
+    }
+
+    /// Only what is forwarded can be copied, and a copy that goes where its request goes is a request more.
+    fn mirror(&mut self, typed: &route::Route) {
+        let Some(mirror) = &typed.mirror else { return };
+        self.upstreams.check(&mirror.upstream, self.report);
+        self.used_upstreams.insert(mirror.upstream.as_str().to_owned());
+        if typed.redirect.is_some() || typed.respond.is_some() {
+            let message = "`mirror` copies what is forwarded: this route forwards nothing";
+            self.report.push(Diagnostic::error(mirror.span, message).hint("remove it, or give the route an `upstream`"));
+        }
+        let sides = typed.split.iter().flat_map(|split| split.iter().map(|side| &side.upstream));
+        for upstream in typed.upstream.iter().chain(sides).filter(|upstream| upstream.value == mirror.upstream.value) {
+            let message = format!("copies go to `{}` like the requests: it would have them twice", upstream.as_str());
+            self.report.push(Diagnostic::warning(mirror.upstream.span, message).related(upstream.span, "the requests go here"));
+        }
+        if mirror.ratio == Percent::default() {
+            self.report.push(Diagnostic::warning(mirror.span, "0% of the requests are copied: none"));
+        }
     }
 
     /// `whole`: nothing of the route is broken, and so missing from its sides.

@@ -26,7 +26,7 @@ use std::sync::{Arc, LazyLock};
 pub(crate) use self::acme::AcmeMeter;
 pub(crate) use self::cells::shard;
 pub(crate) use self::listener::{ListenerMeter, Pause};
-pub(crate) use self::route::RouteMeter;
+pub(crate) use self::route::{Mirrored, RouteMeter};
 pub(crate) use self::text::{CONTENT_TYPE, Text};
 pub(crate) use self::upstream::{EndpointMeter, REASONS, UpstreamMeter};
 
@@ -195,6 +195,8 @@ impl Metrics {
         routes().for_each(|route| route.write_requests(out));
         out.family("ravelin_request_duration_seconds", "histogram", "Time from a request's complete head to its end.");
         routes().for_each(|route| route.write_durations(out));
+        out.family("ravelin_mirrored_requests_total", "counter", "Copies of requests for a mirror, by what became of them.");
+        routes().for_each(|route| route.write_mirrored(out));
         out.single("ravelin_requests_in_flight", "gauge", "Requests that have begun and are not over.", self.in_flight());
         out.family("ravelin_failures_total", "counter", "Requests that ended in error, by who is at fault.");
         for ((party, reason), count) in self.failures.all() {
@@ -386,6 +388,8 @@ mod tests {
         let (route, upstream, listener) = (metrics.route("api"), metrics.upstream("app"), metrics.listener("main"));
         let endpoint = upstream.endpoint("10.0.0.1:80");
         upstream.began();
+        route.mirrored(Mirrored::Sent);
+        route.mirrored(Mirrored::Dropped);
         upstream.retried(1);
         upstream.over_budget();
         endpoint.selected();

@@ -18,6 +18,7 @@ const NONE: &str = "-";
 pub(crate) struct RouteMeter {
     name: Box<str>,
     durations: Sharded<Buckets>,
+    mirrored: Sharded<Copies>,
     /// By upstream, the first without one. Grows when a filter diverts a request to an upstream for the first time.
     answers: ArcSwap<Vec<Arc<Answers>>>,
     growing: Mutex<()>,
@@ -39,12 +40,49 @@ impl Default for Codes {
     }
 }
 
+/// What became of the copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mirrored {
+    /// It went out, and was answered.
+    Sent,
+    /// It went out, or should have, and was not answered.
+    Failed,
+    /// There were as many as may be.
+    Dropped,
+    /// It can't be copied, or there is nobody to send it to.
+    Skipped,
+}
+
+/// By what became of them.
+#[derive(Default)]
+struct Copies([Count; Mirrored::ALL.len()]);
+
+impl Mirrored {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Sent, "sent"), (Self::Failed, "failed"), (Self::Dropped, "dropped"), (Self::Skipped, "skipped")];
+}
+
 impl RouteMeter {
+    /// This became of a copy of one of its requests.
+    pub(crate) fn mirrored(&self, outcome: Mirrored) {
+        self.mirrored.here().0[outcome as usize].add(1);
+    }
+
+    pub(super) fn write_mirrored(&self, out: &mut Text<'_>) {
+        for (outcome, word) in Mirrored::ALL {
+            let count = self.mirrored.sum(|copies| copies.0[outcome as usize].get());
+            if count > 0 {
+                out.sample(&[("route", &self.name), ("result", word)], count);
+            }
+        }
+    }
+
     pub(super) fn new(name: &str) -> Self {
         let nowhere = Answers { upstream: None, name: NONE.into(), codes: Sharded::new() };
         Self {
             name: name.into(),
             durations: Sharded::new(),
+            mirrored: Sharded::new(),
             answers: ArcSwap::from_pointee(vec![Arc::new(nowhere)]),
             growing: Mutex::new(()),
         }

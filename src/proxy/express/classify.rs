@@ -34,6 +34,9 @@ pub(in crate::proxy) fn why_general(head: &RequestHeader, route: &Route) -> Opti
     if let Some((filter, what)) = route.chain.general() {
         return Some(format!("filter `{filter}` {what}"));
     }
+    if route.mirror.is_some() {
+        return Some("the route has a mirror".to_owned());
+    }
     if head.version != Version::HTTP_11 {
         return Some("the client does not speak HTTP/1.1".to_owned());
     }
@@ -105,7 +108,7 @@ impl Express {
             headers: &head.fields,
         };
         let route = snapshot.route(&question)?;
-        if !route.chain.is_express() {
+        if !route.chain.is_express() || route.mirror.is_some() {
             return None;
         }
         exchange.route = Some(route.name.clone());

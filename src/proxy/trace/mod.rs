@@ -23,6 +23,8 @@ pub struct Trace {
     pub filters: Vec<Step>,
     /// What the route does.
     pub action: Option<Action>,
+    /// Where a copy of it may go.
+    pub mirror: Option<Copied>,
     /// The upstream that the request would go to.
     pub upstream: Option<Target>,
     /// The request as it would leave.
@@ -137,6 +139,15 @@ pub enum Action {
     },
     /// A filter answers before the route can.
     Filter,
+}
+
+/// Where a copy may go.
+#[derive(Debug, Clone, Serialize)]
+pub struct Copied {
+    /// The upstream's name.
+    pub upstream: String,
+    /// Of what share of the requests.
+    pub ratio: String,
 }
 
 /// A side of a split.

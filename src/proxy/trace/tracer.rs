@@ -16,7 +16,7 @@ use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::request::{Act, act};
 use crate::proxy::split::choose;
-use crate::proxy::trace::{Action, Asked, Candidate, Endpoint, Outcome, Retry, Sent, Side, Step, Taken, Target, Trace};
+use crate::proxy::trace::{Action, Asked, Candidate, Copied, Endpoint, Outcome, Retry, Sent, Side, Step, Taken, Target, Trace};
 use crate::proxy::upstream::address;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
@@ -122,6 +122,7 @@ impl Tracer<'_> {
             route: None,
             filters: Vec::new(),
             action: None,
+            mirror: None,
             upstream: None,
             sent: None,
         }
@@ -200,6 +201,10 @@ impl Tracer<'_> {
                 }
             }
         }
+        trace.mirror = route
+            .mirror
+            .as_ref()
+            .map(|mirror| Copied { upstream: mirror.upstream.name().to_owned(), ratio: mirror.ratio.to_string() });
         self.upstream(trace, exchange, &head.headers);
         strip_hop_by_hop(&mut head);
         let version = head.version;

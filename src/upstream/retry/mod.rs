@@ -52,6 +52,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) shown: bool,
     /// The connection had been waiting in the pool.
     pub(crate) reused: bool,
+    /// The endpoint's machine, or the network, has refused the connection: no process there has been troubled.
+    pub(crate) refused: bool,
     /// An endpoint is left that has not failed this request.
     pub(crate) another: bool,
     /// The process allows a request one more try, for whatever reason.
@@ -151,8 +153,8 @@ impl Policy {
         if facts.left.is_some_and(|left| left <= wait) {
             return Verdict::Enough(Some(Refusal::Time));
         }
-        // Whom a connection could not be opened to has not been asked: the request is no more than one wherever it goes next.
-        let moves_on = outcome == Outcome::ConnectError && facts.another;
+        // Who is not there has not been asked: the request is no more than one wherever it goes next.
+        let moves_on = facts.refused && facts.another;
         if !moves_on && self.budget.as_ref().is_some_and(|budget| !budget.take(facts.requests, now)) {
             return Verdict::Enough(Some(Refusal::Budget));
         }
@@ -250,6 +252,7 @@ mod tests {
             replayable: true,
             shown: false,
             reused: false,
+            refused: false,
             another: true,
             allowed: true,
             retry_after: false,
@@ -362,14 +365,19 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_counts_all_but_what_moves_on_from_a_connection_that_could_not_be_opened() {
+    fn the_budget_counts_all_but_what_moves_on_from_a_connection_that_was_refused() {
         let policy = policy("{conditions: [connect_error, 503], budget: {ratio: 0%, min: 1/s}}");
         let get = facts(&Method::GET);
         assert_eq!(word(judged(&policy, Outcome::Answered(503), &get)), "503");
         assert_eq!(word(judged(&policy, Outcome::Answered(503), &get)), "the retry budget is spent");
         assert_eq!(word(judged(&policy, Outcome::ConnectTimeout, &get)), "the retry budget is spent");
-        assert_eq!(word(judged(&policy, Outcome::ConnectError, &Facts { another: false, ..get })), "the retry budget is spent");
-        assert_eq!(word(judged(&policy, Outcome::ConnectError, &get)), "connect_error");
+        assert_eq!(word(judged(&policy, Outcome::ConnectError, &get)), "the retry budget is spent");
+        let refused = Facts { refused: true, ..get };
+        assert_eq!(
+            word(judged(&policy, Outcome::ConnectError, &Facts { another: false, ..refused })),
+            "the retry budget is spent"
+        );
+        assert_eq!(word(judged(&policy, Outcome::ConnectError, &refused)), "connect_error");
     }
 
     proptest! {

@@ -1,0 +1,171 @@
+//! `mirror`: a copy of a request goes to another upstream, and what that answers is dropped.
+//!
+//! The request itself never waits for its copy, nor fails by it. A copy is made of what the first try sends: its head when that is
+//! made, its body as it passes. Once it is whole it goes its own way, in a task of its own, of which there are so many at most
+//! (`runtime::Mirror`). What can't be copied is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use pingora_core::connectors::http::Connector;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use crate::filter::Error;
+use crate::observe::Mirrored;
+use crate::proxy::head::{set_host, strip_hop_by_hop};
+use crate::proxy::{Ctx, Proxy, affinity};
+use crate::runtime::{Matched, Place};
+use crate::upstream::{Endpoint, Upstream};
+
+/// Bytes of a body at most: of a request with a larger one there is no copy.
+const BODY_MAX: usize = 64 * 1024;
+/// Bytes of an answer that are read, so that the connection can be used again.
+const ANSWER_MAX: usize = 1024 * 1024;
+/// However long its steps may take: no copy lives longer, waiting included.
+const LIFE: Duration = Duration::from_secs(60);
+/// Marks a copy.
+const MARK: &str = "x-ravelin-mirror";
+
+/// A copy that is being made.
+pub(super) struct Copy {
+    head: Box<RequestHeader>,
+    body: Vec<Bytes>,
+    length: usize,
+    endpoint: Arc<Endpoint>,
+    place: Place,
+}
+
+/// Begins the copy of a request, if there is to be one.
+pub(super) fn begin(session: &Session, ctx: &mut Ctx, proxy: &Proxy) {
+    let Some(route) = ctx.route.clone() else { return };
+    let Some(mirror) = &route.mirror else { return };
+    // Whichever try is the first to find a connection.
+    if std::mem::replace(&mut ctx.mirrored, true) || !mirror.draws(fastrand::u64(..)) {
+        return;
+    }
+    if session.as_downstream().is_upgrade_req() {
+        return route.meter.mirrored(Mirrored::Skipped);
+    }
+    let Some(place) = mirror.queue() else { return route.meter.mirrored(Mirrored::Dropped) };
+    let head = session.req_header();
+    let key = affinity::key(&mirror.upstream, &ctx.exchange.target, &head.headers, ctx.exchange.client.ip());
+    let Some(endpoint) = mirror.upstream.select(&[], key) else { return route.meter.mirrored(Mirrored::Skipped) };
+    match head_of(head, ctx, &mirror.upstream, &endpoint, proxy) {
+        Ok(head) => ctx.copy = Some(Copy { head: Box::new(head), body: Vec::new(), length: 0, endpoint, place }),
+        Err(_) => route.meter.mirrored(Mirrored::Skipped),
+    }
+}
+
+/// As the client sent it and filters left it, addressed to the mirror.
+fn head_of(
+    head: &RequestHeader,
+    ctx: &Ctx,
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    proxy: &Proxy,
+) -> Result<RequestHeader, Error> {
+    let mut copy = head.clone();
+    strip_hop_by_hop(&mut copy);
+    copy.remove_header(&EXPECT);
+    copy.set_version(http::Version::HTTP_11);
+    if let Some(who) = &ctx.who_asks {
+        who.put_in(&mut copy)?;
+    }
+    let via = proxy.via.extended(&copy.headers, head.version);
+    let invalid = |_| Error::internal("");
+    copy.insert_header("via", via).map_err(invalid)?;
+    copy.insert_header(MARK, "1").map_err(invalid)?;
+    let host = crate::proxy::head::authority(head).into_owned();
+    let host = upstream.host_for(endpoint).unwrap_or(if host.is_empty() { endpoint.host() } else { &host });
+    set_host(&mut copy, host)?;
+    Ok(copy)
+}
+
+/// A piece of the request goes out.
+pub(super) fn piece(body: Option<&Bytes>, end: bool, ctx: &mut Ctx, proxy: &Proxy) {
+    let Some(copy) = &mut ctx.copy else { return };
+    if let Some(body) = body.filter(|body| !body.is_empty()) {
+        copy.length += body.len();
+        copy.body.push(body.clone());
+    }
+    let Some(route) = &ctx.route else { return };
+    if copy.length > BODY_MAX {
+        ctx.copy = None;
+        route.meter.mirrored(Mirrored::Skipped);
+    } else if end && let Some(copy) = ctx.copy.take() {
+        tokio::spawn(go(copy, route.clone(), proxy.mirrors.clone()));
+    }
+}
+
+/// The request is sent anew, and its body passes once more.
+pub(super) fn restart(copy: &mut Option<Copy>) {
+    if let Some(copy) = copy {
+        copy.body.clear();
+        copy.length = 0;
+    }
+}
+
+/// What becomes of a copy.
+async fn go(copy: Copy, route: Matched, connector: Arc<Connector>) {
+    let sent = tokio::time::timeout(LIFE, async {
+        let _turn = copy.place.turn().await;
+        send(&copy, &connector).await
+    });
+    let outcome = match sent.await {
+        Ok(Ok(())) => Mirrored::Sent,
+        Ok(Err(error)) => {
+            log::debug!("a copy failed endpoint={} error={error}", copy.endpoint.as_str());
+            Mirrored::Failed
+        }
+        Err(_) => Mirrored::Failed,
+    };
+    route.meter.mirrored(outcome);
+}
+
+async fn send(copy: &Copy, connector: &Connector) -> pingora_core::Result<()> {
+    let mut peer: HttpPeer = copy.endpoint.peer().clone();
+    // Pingora knows one limit for head and body.
+    peer.options.read_timeout = copy.endpoint.read_timeout();
+    let mut head = copy.head.clone();
+    head.remove_header(&TRANSFER_ENCODING);
+    if copy.length > 0 || head.headers.contains_key(CONTENT_LENGTH) {
+        head.insert_header(CONTENT_LENGTH, copy.length)?;
+    }
+    let (mut session, _) = connector.get_http_session(&peer).await?;
+    session.set_read_timeout(peer.options.read_timeout);
+    session.set_write_timeout(peer.options.write_timeout);
+    session.write_request_header(head).await?;
+    for piece in &copy.body {
+        session.write_request_body(piece.clone(), false).await?;
+    }
+    session.finish_request_body().await?;
+    loop {
+        session.read_response_header().await?;
+        match session.response_header() {
+            Some(head) if head.status.is_informational() => {}
+            _ => break,
+        }
+    }
+    let mut read = 0;
+    while let Some(piece) = session.read_response_body().await? {
+        read += piece.len();
+        if read > ANSWER_MAX {
+            session.shutdown().await;
+            return Ok(());
+        }
+    }
+    let idle = peer.options.idle_timeout;
+    connector.release_http_session(session, &peer, idle).await;
+    Ok(())
+}
+
+/// Counts a copy whose request ended before it was whole.
+pub(super) fn give_up(ctx: &mut Ctx) {
+    if let (Some(_), Some(route)) = (ctx.copy.take(), &ctx.route) {
+        route.meter.mirrored(Mirrored::Skipped);
+    }
+}

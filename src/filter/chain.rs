@@ -25,6 +25,8 @@ pub(crate) struct Chain {
 pub(crate) struct Slot {
     filter: Arc<dyn ErasedFilter>,
     hooks: Hooks,
+    /// It may send requests where the express lane does not go.
+    diverts: bool,
 }
 
 /// Which hooks any filter of a chain has.
@@ -58,7 +60,7 @@ pub(crate) struct Run {
 
 impl Slot {
     pub(crate) fn new(filter: Arc<dyn ErasedFilter>) -> Self {
-        Self { hooks: filter.hooks(), filter }
+        Self { hooks: filter.hooks(), filter, diverts: false }
     }
 
     fn has(&self, hook: Hooks) -> bool {
@@ -74,6 +76,12 @@ impl Slot {
         ]
         .into_iter()
         .find_map(|(hook, what)| self.has(hook).then_some(what))
+        .or(self.diverts.then_some("may choose an upstream that is not for the express lane"))
+    }
+
+    /// It may send requests to an upstream that the express lane can't reach.
+    pub(crate) fn diverting(self, diverts: bool) -> Self {
+        Self { diverts, ..self }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `check`, boot and reload all come through here: what one accepts, the others do too.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -253,7 +254,12 @@ impl Chains<'_> {
                 Step::Use(name) => slots.extend(self.named(name.value.as_str(), report)),
                 Step::Filter(entry) => {
                     let upstreams = self.upstreams;
-                    let find = move |name: &str| upstreams.get(name).cloned();
+                    let diverts = Cell::new(false);
+                    let find = |name: &str| {
+                        let found = upstreams.get(name).cloned();
+                        diverts.set(diverts.get() || found.as_ref().is_some_and(|upstream| upstream.general().is_some()));
+                        found
+                    };
                     let nth = seen.entry(entry.kind).and_modify(|nth| *nth += 1).or_default();
                     let identity = match &entry.id {
                         Some(id) => format!("id {}", id.value),
@@ -265,7 +271,7 @@ impl Chains<'_> {
                     let claims = cx.claims();
                     self.claims.extend(claims.iter().map(|name| name.as_str().to_ascii_lowercase()));
                     match built {
-                        Ok(filter) => slots.push(Slot::new(filter)),
+                        Ok(filter) => slots.push(Slot::new(filter).diverting(diverts.get())),
                         Err(error) if self.partial && error.is_unresolved() => {}
                         Err(error) => {
                             let place = error.place().unwrap_or(entry.span);

@@ -132,6 +132,18 @@ pub(crate) struct Respond {
     pub(crate) body: Option<Template>,
 }
 
+impl Action {
+    /// Where requests may go whose filters don't say otherwise.
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        let (one, several) = match self {
+            Self::Upstream(upstream) => (Some(upstream), None),
+            Self::Split(split) => (None, Some(split.sides().iter().map(|side| &side.upstream))),
+            Self::Redirect(_) | Self::Respond(_) => (None, None),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+}
+
 impl Snapshot {
     pub(super) fn new(
         router: Router,

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::{Limits, ListenerLimits, parse};
 use crate::filter::Registry;
-use crate::proxy::{Chunks, Rows};
+use crate::proxy::{Chunks, Rows, express_fuzzing};
 use crate::server::agreement::{agrees_on_body, agrees_on_head, block_on};
 use crate::server::frames::Frames;
 use crate::server::head::{self, Scan};
@@ -32,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     ("chunks", chunks),
     ("config", config),
     ("cookie", cookie),
+    ("express_head", express_head),
+    ("express_response", express_response),
     ("forwarded_for", forwarded_for),
     ("h2_frames", h2_frames),
     ("head", head),
@@ -64,6 +66,20 @@ pub fn head(data: &[u8]) {
         assert!(head.ends_with(b"\r\n\r\n"));
         assert_eq!(scan(head, 0, &limits), scan(bytes, 0, &limits), "{} changes it", rest.escape_ascii());
     }
+}
+
+/// A request's head in the express lane: its parts are where the strict reader says, and edits keep it one head.
+pub fn express_head(data: &[u8]) {
+    let mut rows = Rows::default();
+    if let Scan::Head { length, .. } = head::scan(data, 0, &Limits::default().or(&Limits::default()), &mut rows) {
+        express_fuzzing::request(&data[..length], rows);
+    }
+}
+
+/// What an endpoint sends, in the express lane. The last byte says where it is cut in two.
+pub fn express_response(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_last() else { return };
+    express_fuzzing::response(usize::from(*cut), bytes);
 }
 
 /// A chunked body: read alike in one piece and byte by byte, and by Pingora.

@@ -132,6 +132,12 @@ impl Upstream {
         &self.section.retry
     }
 
+    /// Why requests that go there can't take the express lane, if they can't: for whoever adds to upstreams what it does not do.
+    #[allow(clippy::unused_self, reason = "so far it does all that upstreams do")]
+    pub(crate) fn general(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How long an exchange may wait.
     #[must_use]
     pub fn deadlines(&self) -> Deadlines {

@@ -37,6 +37,10 @@ pub(in crate::proxy) fn why_general(head: &RequestHeader, route: &Route) -> Opti
     if route.mirror.is_some() {
         return Some("the route has a mirror".to_owned());
     }
+    let general = route.action.upstreams().find_map(|upstream| Some((upstream.name(), upstream.general()?)));
+    if let Some((upstream, what)) = general {
+        return Some(format!("upstream `{upstream}` {what}"));
+    }
     if head.version != Version::HTTP_11 {
         return Some("the client does not speak HTTP/1.1".to_owned());
     }
@@ -108,7 +112,8 @@ impl Express {
             headers: &head.fields,
         };
         let route = snapshot.route(&question)?;
-        if !route.chain.is_express() || route.mirror.is_some() {
+        let reachable = |route: &Route| route.action.upstreams().all(|upstream| upstream.general().is_none());
+        if !route.chain.is_express() || route.mirror.is_some() || !reachable(&route) {
             return None;
         }
         exchange.route = Some(route.name.clone());
@@ -145,7 +150,7 @@ fn normal(head: &Head, bytes: &[u8], target: Piece, method: Piece, keeps_slashes
 
 impl Seen {
     /// Fields are told apart by the lengths of their names first: few have one of these.
-    fn of(fields: &Table, claims: &[Box<str>]) -> Self {
+    pub(super) fn of(fields: &Table, claims: &[Box<str>]) -> Self {
         let mut seen = Self::default();
         for (name, _) in fields.iter() {
             let is = |other: &[u8]| name.eq_ignore_ascii_case(other);

@@ -8,6 +8,8 @@
 
 mod classify;
 mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 mod reply;
 mod response;

@@ -9,11 +9,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::process::Pid;
-use support::{Answer, Connection, Deadline, Launch, Origin, Outgoing, Ravelin, get};
+use support::{Action, Answer, Bind, Connection, Deadline, Events, Launch, Origin, Outgoing, Ravelin, get};
 
 /// A proxy in front of one endpoint, with more at the top level and more for the upstream.
 fn proxy(top: &str, upstream: &str, endpoint: impl std::fmt::Display) -> Ravelin {
@@ -249,4 +252,119 @@ fn the_background_is_the_users() {
     let about = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
     assert!(about.contains("Uid:\t65534\t65534\t65534\t65534\n") && about.contains("CapEff:\t0000000000000000\n"), "{about}");
     assert_eq!(get(&port.address().to_string(), "/"), 200);
+}
+
+/// What a gRPC health service says, and of whom it was asked.
+#[derive(Clone, Default)]
+struct HealthService {
+    /// A `ServingStatus`; 9: it never says anything.
+    status: Arc<AtomicU8>,
+    asked: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl HealthService {
+    /// Serves, over HTTP/2 without TLS, and tells its port.
+    fn start(&self) -> u16 {
+        let service = self.clone();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        listener.set_nonblocking(true).unwrap();
+        support::runtime().spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        let service = service.clone();
+                        tokio::spawn(async move { service.answer(request, respond).await });
+                    }
+                });
+            }
+        });
+        port
+    }
+
+    async fn answer(self, request: http::Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+        assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/grpc.health.v1.Health/Check"));
+        assert_eq!(request.headers()["content-type"], "application/grpc");
+        let (mut body, mut message) = (request.into_body(), Vec::new());
+        while let Some(Ok(data)) = body.data().await {
+            message.extend_from_slice(&data);
+        }
+        self.asked.lock().unwrap().push(message);
+        let status = self.status.load(Ordering::SeqCst);
+        if status == 9 {
+            return std::future::pending().await;
+        }
+        let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut stream = respond.send_response(head, false).unwrap();
+        stream.send_data(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]), false).unwrap();
+        stream.send_trailers(http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())])).unwrap();
+    }
+}
+
+// covers: upstreams.health_check.grpc.service, upstreams.health_check.grpc.interval, upstreams.health_check.grpc.timeout
+// covers: upstreams.health_check.grpc.healthy_after, upstreams.health_check.grpc.unhealthy_after
+#[test]
+fn a_grpc_service_says_whether_it_serves() {
+    let (service, deadline) = (HealthService::default(), Deadline::standard());
+    let (serving, not_serving, silent) = (1, 2, 9);
+    service.status.store(serving, Ordering::SeqCst);
+    let endpoint = Origin::start("a", vec![]);
+    let check = format!(
+        "{{grpc: {{service: api.v1.Api, port: {}, interval: 30ms, timeout: 3s, healthy_after: 2, unhealthy_after: 3}}}}",
+        service.start()
+    );
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: {check}}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+        endpoint.address()
+    ));
+    let asked = || service.asked.lock().unwrap().len();
+    assert_eq!(status(&ravelin), 200);
+    let before = asked();
+    service.status.store(not_serving, Ordering::SeqCst);
+    let line = ravelin.wait_for_log("endpoint is unhealthy", deadline).expect("it is taken out");
+    assert!(line.contains("check=grpc reason=\"NOT_SERVING\""), "{line}");
+    assert!(asked() >= before + 3, "three failures in a row");
+    assert_eq!(status(&ravelin), 503);
+    let before = asked();
+    service.status.store(serving, Ordering::SeqCst);
+    ravelin.wait_for_log("endpoint is healthy again", deadline).expect("it is brought back");
+    assert!(asked() >= before + 2, "two successes in a row");
+    service.status.store(silent, Ordering::SeqCst);
+    ravelin.wait_for_log("no answer within 3s", deadline).expect("it is not waited for");
+    assert_eq!(*service.asked.lock().unwrap()[0], *b"\0\0\0\0\x0c\x0a\x0aapi.v1.Api");
+}
+
+// covers: upstreams.limits.connections, upstreams.limits.queue, upstreams.limits.queue_timeout
+#[test]
+fn a_request_for_which_there_is_no_room_waits_in_line() {
+    let (events, deadline) = (Events::new(), Deadline::standard());
+    let endpoint = Origin::prepare("a", Bind::V4, false, events.clone()).unwrap();
+    let answer = Action::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na".to_vec());
+    endpoint.script(vec![Answer::of(vec![Action::Wait("go".to_owned()), answer])]);
+    endpoint.resume().unwrap();
+    let ravelin =
+        proxy("admin: {address: 127.0.0.1:0}", ", limits: {connections: 1, queue: 1, queue_timeout: 1h}", endpoint.address());
+    let ask = || {
+        let mut client = Connection::open(ravelin.address(), deadline).unwrap();
+        client.request(&Outgoing::get("/", "a"), deadline).unwrap();
+        client
+    };
+    let answered = |mut client: Connection| client.next_response(deadline).unwrap().head.status().unwrap();
+    let first = ask();
+    support::until_metric(
+        &ravelin,
+        &format!("ravelin_endpoint_requests_in_flight{{upstream=\"a\",endpoint=\"{}\"}}", endpoint.address()),
+        |count| count == 1.0,
+    );
+    let second = ask();
+    support::until_metric(&ravelin, "ravelin_upstream_queue{upstream=\"a\"}", |waiting| waiting == 1.0);
+    assert_eq!(answered(ask()), 503, "one more may not wait");
+    events.release("go");
+    assert_eq!((answered(first), answered(second)), (200, 200));
+    assert_eq!(support::metric(&ravelin, "ravelin_upstream_queued_total{upstream=\"a\"}"), 1.0);
+    assert_eq!(support::metric(&ravelin, "ravelin_upstream_queue{upstream=\"a\"}"), 0.0);
 }

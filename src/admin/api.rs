@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use http_body_util::Full;
 
@@ -12,6 +12,7 @@ use crate::observe::{self, Text, metrics};
 use crate::runtime::Store;
 use crate::server::Drain;
 use crate::types::Secret;
+use crate::upstream::Candidate;
 
 /// What is asked of it, and of whom.
 pub(crate) struct Api {
@@ -42,6 +43,9 @@ impl Api {
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"ravelin admin\""));
             return answer;
         }
+        if let Some(asked) = Draining::of(path) {
+            return self.drain(request, &asked);
+        }
         let known = matches!(path, "/healthz" | "/readyz" | "/metrics");
         if known && !matches!(request.method, Method::GET | Method::HEAD) {
             let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
@@ -55,7 +59,10 @@ impl Api {
                 Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
             },
             "/metrics" => text(StatusCode::OK, observe::CONTENT_TYPE, self.metrics()),
-            _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "there are /metrics, /healthz, /readyz and POST /upstreams/NAME/endpoints/ADDRESS/drain (or undrain)\n",
+            ),
         }
     }
 
@@ -68,23 +75,54 @@ impl Api {
         scheme.eq_ignore_ascii_case(b"Bearer ") && token.matches(credentials.trim_ascii())
     }
 
+    /// Keeps requests from an endpoint, or gives them to it again.
+    fn drain(&self, request: &request::Parts, asked: &Draining) -> Answer {
+        if request.method != Method::POST {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return answer;
+        }
+        // Without a token whoever is on this machine may ask: but not a page of somebody else's that a browser on it shows.
+        if self.token.is_none() && (request.headers.contains_key(ORIGIN) || request.headers.contains_key("sec-fetch-site")) {
+            return plain(StatusCode::FORBIDDEN, "browsers need a token\n");
+        }
+        let snapshot = self.store.as_ref().map(|store| store.load());
+        let upstreams = || snapshot.iter().flat_map(|snapshot| snapshot.upstreams());
+        let Some(upstream) = upstreams().find(|upstream| upstream.name() == asked.upstream) else {
+            return plain(StatusCode::NOT_FOUND, "there is no such upstream\n");
+        };
+        match upstream.drain(&asked.endpoint, asked.drain) {
+            None => plain(StatusCode::NOT_FOUND, "the upstream has no such endpoint\n"),
+            Some(changed) => {
+                let state = if asked.drain { "drained" } else { "given requests" };
+                let again = if changed { "" } else { " already" };
+                let standings = upstream.standings();
+                let in_flight = standings.iter().find(|one| one.address == asked.endpoint).map_or(0, |one| one.in_flight);
+                plain(StatusCode::OK, format!("{} is {state}{again}; requests under way: {in_flight}\n", asked.endpoint))
+            }
+        }
+    }
+
     fn metrics(&self) -> String {
         let mut written = String::with_capacity(16 * 1024);
         let mut out = Text::new(&mut written);
         metrics().write(&mut out);
         // What is in force now, and not what was counted.
-        out.family(
-            "ravelin_endpoint_healthy",
-            "gauge",
-            "1 while the endpoint is given requests, 0 while its health check fails.",
-        );
         let snapshot = self.store.as_ref().map(|store| store.load());
         let mut upstreams: Vec<_> = snapshot.iter().flat_map(|snapshot| snapshot.upstreams()).collect();
         upstreams.sort_by_key(|upstream| upstream.name());
-        for upstream in upstreams {
-            for (endpoint, healthy) in upstream.health() {
-                out.sample(&[("upstream", upstream.name()), ("endpoint", &endpoint)], u8::from(healthy));
+        let standings: Vec<_> = upstreams.iter().map(|upstream| (upstream.name(), upstream.standings())).collect();
+        for (name, help, number) in ENDPOINTS {
+            out.family(name, "gauge", help);
+            for (upstream, endpoints) in &standings {
+                for endpoint in endpoints {
+                    out.sample(&[("upstream", *upstream), ("endpoint", &endpoint.address)], number(endpoint));
+                }
             }
+        }
+        out.family("ravelin_upstream_queue", "gauge", "Requests that wait for an endpoint with room.");
+        for upstream in &upstreams {
+            out.sample(&[("upstream", upstream.name())], upstream.waiting());
         }
         out.family(
             "ravelin_certificate_expiry_timestamp_seconds",
@@ -106,6 +144,60 @@ impl Api {
         written
     }
 }
+
+/// What a path asks for: `/upstreams/NAME/endpoints/ADDRESS/drain`, or `undrain`.
+#[derive(Debug, PartialEq, Eq)]
+struct Draining {
+    upstream: String,
+    endpoint: String,
+    drain: bool,
+}
+
+impl Draining {
+    fn of(path: &str) -> Option<Self> {
+        let (upstream, rest) = path.strip_prefix("/upstreams/")?.split_once("/endpoints/")?;
+        let (endpoint, what) = rest.rsplit_once('/')?;
+        let drain = match what {
+            "drain" => true,
+            "undrain" => false,
+            _ => return None,
+        };
+        Some(Self { upstream: decoded(upstream)?, endpoint: decoded(endpoint)?, drain })
+    }
+}
+
+/// With `%2F` and the like decoded: the path of a socket has slashes, and an address brackets.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let hex = std::str::from_utf8(after.get(..2)?).ok().filter(|hex| !hex.starts_with('+'))?;
+            bytes.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// What is told of each endpoint.
+type Standing = (&'static str, &'static str, fn(&Candidate) -> u32);
+const ENDPOINTS: [Standing; 5] = [
+    ("ravelin_endpoint_healthy", "1 while the endpoint is given requests, 0 while its health check fails.", |endpoint| {
+        u32::from(endpoint.healthy)
+    }),
+    ("ravelin_endpoint_ejected", "1 while the endpoint is left out for how its requests ended.", |endpoint| {
+        u32::from(endpoint.ejected)
+    }),
+    ("ravelin_endpoint_drained", "1 while an operator keeps requests from the endpoint.", |endpoint| u32::from(endpoint.drained)),
+    ("ravelin_endpoint_share_percent", "How much of its weight counts: less than 100 while it starts slowly.", |endpoint| {
+        endpoint.share
+    }),
+    ("ravelin_endpoint_requests_in_flight", "Requests under way at the endpoint.", |endpoint| endpoint.in_flight),
+];
 
 fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     text(status, "text/plain; charset=utf-8", body)
@@ -180,6 +272,36 @@ mod tests {
             assert_eq!((answer.status().as_u16(), answer.headers()[ALLOW].as_bytes()), (405, &b"GET, HEAD"[..]));
         }
         assert_eq!(ask(&api, "HEAD", "/healthz", &[]).status(), 200);
+    }
+
+    #[test]
+    fn what_is_to_be_drained_stands_in_the_path() {
+        let of = |path| Draining::of(path).map(|asked| (asked.upstream, asked.endpoint, asked.drain));
+        let named = |upstream: &str, endpoint: &str, drain| Some((upstream.to_owned(), endpoint.to_owned(), drain));
+        assert_eq!(of("/upstreams/api/endpoints/10.0.0.1:80/drain"), named("api", "10.0.0.1:80", true));
+        assert_eq!(of("/upstreams/api/endpoints/%5B::1%5D:80/undrain"), named("api", "[::1]:80", false));
+        assert_eq!(of("/upstreams/api/endpoints/%2Frun%2Fa.sock/drain"), named("api", "/run/a.sock", true));
+        assert_eq!(of("/upstreams/api/endpoints//run/a.sock/drain"), named("api", "/run/a.sock", true));
+        for other in
+            ["/upstreams", "/upstreams/a/endpoints/b", "/upstreams/a/endpoints/b/stop", "/upstreams/a/endpoints/%zz/drain"]
+        {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn draining_is_for_those_who_may() {
+        let path = "/upstreams/a/endpoints/b/drain";
+        let closed = Api::testing(Some("sesame"));
+        assert_eq!(ask(&closed, "POST", path, &[]).status(), 401);
+        assert_eq!(ask(&closed, "POST", path, &["Bearer sesame"]).status(), 404);
+        let open = Api::testing(None);
+        assert_eq!(ask(&open, "POST", path, &[]).status(), 404);
+        assert_eq!(ask(&open, "GET", path, &[]).status(), 405);
+        for header in ["origin", "sec-fetch-site"] {
+            let request = Request::builder().method("POST").uri(path).header(header, "null").body(()).unwrap();
+            assert_eq!(open.answer(&request.into_parts().0).status(), 403, "{header}");
+        }
     }
 
     #[test]

@@ -26,6 +26,11 @@ pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer
     T::deserialize(deserializer).map(Some)
 }
 
+/// A duration above zero, of a key that may be left out.
+pub(crate) fn positive_given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    positive_duration(deserializer).map(Some)
+}
+
 /// Pingora reads no larger head, and no more fields.
 const MAX_HEAD: u64 = 1 << 20;
 const MAX_HEADERS: u32 = 256;

@@ -30,7 +30,11 @@ pub(crate) fn secrets(tree: &Tree, from: usize, root: NodeId, report: &mut Repor
     // A misspelt key is a secret's too.
     let admin = tree.at(root, &["admin"]).map_or(&[][..], |admin| tree.entries(admin));
     let misspelt = admin.iter().filter(|entry| entry.key != "address").map(|entry| entry.value);
-    let mut todo: Vec<NodeId> = named.chain(misspelt).collect();
+    // `key` is a word of others too: what is secret is that of `sticky`, however it is spelled.
+    let upstreams = tree.at(root, &["upstreams"]).map_or(&[][..], |upstreams| tree.entries(upstreams));
+    let sticky = upstreams.iter().filter_map(|entry| tree.at(entry.value, &["sticky"])).flat_map(|sticky| tree.entries(sticky));
+    let sealing = sticky.filter(|entry| entry.key != "cookie" && entry.key != "ttl").map(|entry| entry.value);
+    let mut todo: Vec<NodeId> = named.chain(misspelt).chain(sealing).collect();
     while let Some(id) = todo.pop() {
         match &tree.node(id).kind {
             Kind::Null => {}
@@ -65,7 +69,7 @@ pub(crate) fn secrets_of_text(file: u16, text: &str, report: &mut Report) {
         let indent = line.len() - line.trim_start().len();
         let blank = line.trim().is_empty();
         let lower = line.to_ascii_lowercase();
-        let key = SECRETS.iter().filter_map(|key| lower.find(key).map(|found| found + key.len())).min();
+        let key = SECRETS.iter().chain(&["sticky:"]).filter_map(|key| lower.find(key).map(|found| found + key.len())).min();
         match key {
             Some(end) => {
                 let length = line.trim_end().len().max(end);

@@ -75,8 +75,9 @@ pub use span::{Span, Spanned};
 pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, Tls, TlsVersion};
 pub use upstream::{
-    Backoff, Balance, Budget, Endpoint, HashBalance, HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, NoBudget,
-    Retry, RetryBudget, RetryCondition, TcpHealthCheck, Timeouts, Upstream,
+    Backoff, Balance, Budget, Endpoint, EndpointLimits, GrpcHealthCheck, HashBalance, HashKey, HealthCheck, HealthCheckMap,
+    HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Retry, RetryBudget, RetryCondition, Sticky,
+    TcpHealthCheck, Timeouts, Upstream,
 };
 
 /// What a file means.

@@ -10,7 +10,7 @@ use crate::config::report::Diagnostic;
 const KEYS: &[(&str, &[&str])] = &[
     ("File", &["tracing"]),
     ("Listener", &["http3"]),
-    ("Upstream", &["discover", "protocol", "tls", "proxy_protocol", "outlier_detection", "slow_start", "sticky", "limits"]),
+    ("Upstream", &["discover", "protocol", "tls", "proxy_protocol"]),
     ("Retry", &["hedge"]),
     ("Route", &["files"]),
     ("Match", &["when"]),
@@ -22,7 +22,7 @@ const KEYS: &[(&str, &[&str])] = &[
 const FILTER_KEYS: &[(&str, &[&str])] = &[];
 
 /// Values, be it as a word or as the key of a map: by the key under which they stand.
-const VALUES: &[(&str, &[&str])] = &[("health_check", &["http", "grpc"])];
+const VALUES: &[(&str, &[&str])] = &[];
 
 /// Filters.
 const FILTERS: &[&str] = &[

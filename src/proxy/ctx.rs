@@ -16,7 +16,7 @@ use crate::proxy::retry::Tries;
 use crate::proxy::who::WhoAsks;
 use crate::runtime::Matched;
 use crate::tls::TlsSession;
-use crate::upstream::Attempt;
+use crate::upstream::{Attempt, Stay};
 
 tokio::task_local! {
     /// The connection whose request the current task serves: Pingora has no other way to tell a new context, on every protocol.
@@ -79,6 +79,8 @@ pub(crate) struct Ctx {
     pub(super) replacement: Option<Reply>,
     /// The cookie that keeps the client on its side of a split.
     pub(super) stick: Option<HeaderValue>,
+    /// What the client's cookie says of the endpoint at which it is.
+    pub(super) stay: Option<Stay>,
     /// How often it was tried again, and what is next.
     pub(super) tries: Tries,
     /// Whether there is to be a copy of it was asked.
@@ -159,6 +161,7 @@ impl Ctx {
             attempt: None,
             replacement: None,
             stick: None,
+            stay: None,
             tries: Tries::default(),
             mirrored: false,
             copy: None,

@@ -7,7 +7,7 @@ use pingora_proxy::{FailToProxy, Session};
 use crate::filter::{Body, Error, Exchange, Fields, Party, Reply, RequestId, ResponseHead};
 use crate::observe::Observers;
 use crate::proxy::log::{self, Refused};
-use crate::proxy::reply::{error_body, error_page};
+use crate::proxy::reply::{error_body, error_page, say_when};
 use crate::proxy::response::diagnose;
 use crate::proxy::{Ctx, Expired, Proxy};
 use crate::runtime::ErrorPages;
@@ -38,7 +38,8 @@ impl Proxy {
             ctx.connection.clock.cut();
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
-        let reply = self.error_reply(session, ctx, code);
+        let mut reply = self.error_reply(session, ctx, code);
+        say_when(&mut reply, reason);
         let _ = self.answer(session, ctx, reply).await;
         FailToProxy { error_code: code, can_reuse_downstream: false }
     }

@@ -24,6 +24,7 @@ use crate::proxy::upstream::address;
 use crate::proxy::via::Via;
 use crate::runtime::{Compiled, Matched, Snapshot};
 use crate::types::{ListenAddress, Method, Url};
+use crate::upstream::Stay;
 
 /// A configuration that is asked instead of served. Nothing is resolved, probed or connected.
 pub struct Offline {
@@ -127,8 +128,15 @@ impl Offline {
     /// Carries a request through its filters, to an upstream that answers as scripted, and the answer back.
     pub(crate) fn carry(&self, question: &Question, script: &Script) -> Result<Carried, QuestionError> {
         let (head, exchange, entrance) = self.request(question)?;
-        let carrier =
-            Carrier { offline: self, exchange, run: Run::default(), route: None, stick: None, accepts: HeaderMap::new() };
+        let carrier = Carrier {
+            offline: self,
+            exchange,
+            run: Run::default(),
+            route: None,
+            stick: None,
+            stay: None,
+            accepts: HeaderMap::new(),
+        };
         Ok(self.runtime.block_on(carrier.carry(head, &question.body, entrance, script)))
     }
 
@@ -177,6 +185,7 @@ struct Carrier<'a> {
     run: Run,
     route: Option<Matched>,
     stick: Option<HeaderValue>,
+    stay: Option<Stay>,
     /// The client's fields, for the form of errors.
     accepts: HeaderMap,
 }
@@ -248,8 +257,9 @@ impl Carrier<'_> {
 
     async fn forward(&mut self, mut head: RequestHeader, body: &Bytes, carried: &mut Carried) -> Result<(), Error> {
         let upstream = self.exchange.upstream.clone().ok_or_else(|| Error::internal("no upstream was chosen"))?;
-        let key = affinity::key(&upstream, &self.exchange.target, &head.headers, self.exchange.client.ip());
-        let endpoint = upstream.outlook(key).next.ok_or_else(|| Error::new(503, Party::Upstream, "no_healthy_endpoint"))?;
+        let (wish, stay) = affinity::wish(&upstream, &self.exchange.target, &head.headers, self.exchange.client.ip());
+        self.stay = stay;
+        let endpoint = upstream.outlook(wish).next.ok_or_else(|| Error::new(503, Party::Upstream, "no_healthy_endpoint"))?;
         self.exchange.endpoint = Some(endpoint);
         self.exchange.tries = 1;
         strip_hop_by_hop(&mut head);
@@ -275,7 +285,13 @@ impl Carrier<'_> {
     async fn walk_back(&mut self, answer: Answer, carried: &mut Carried) {
         let (headers, status, body) = match answer {
             Answer::Endpoint(mut head, body) => match self.filter_endpoints(&mut head).await {
-                Ok(None) => (head.headers.clone(), head.status.as_u16(), Body::Whole(body)),
+                Ok(None) => {
+                    if let Some(cookie) = affinity::cookie(&self.exchange, self.stay) {
+                        // It has no more fields than any head may.
+                        let _ = head.append_header(http::header::SET_COOKIE, cookie);
+                    }
+                    (head.headers.clone(), head.status.as_u16(), Body::Whole(body))
+                }
                 Ok(Some(reply)) => in_parts(reply),
                 Err(error) => {
                     self.run.give_up();

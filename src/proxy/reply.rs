@@ -13,6 +13,9 @@ use crate::runtime::ErrorPages;
 
 /// The reason of a refusal since the process has too much to do.
 pub(super) const OVERLOADED: &str = "overloaded";
+/// The reasons of a refusal since no endpoint has room.
+pub(super) const QUEUE_FULL: &str = "queue_full";
+pub(super) const QUEUE_TIMEOUT: &str = "queue_timeout";
 /// In seconds: what is in flight is over by then, or the limit was too high.
 pub(super) const RETRY_AFTER: &[u8] = b"1";
 
@@ -50,10 +53,7 @@ impl Proxy {
             // What is too large is not read to its end, however short (`bounds`).
             session.set_keepalive(None);
         }
-        if error.reason() == OVERLOADED {
-            // A constant: it can't fail.
-            let _ = reply.head.set("retry-after", RETRY_AFTER);
-        }
+        say_when(&mut reply, error.reason());
         ctx.fail(error);
         self.answer(session, ctx, reply).await
     }
@@ -89,6 +89,14 @@ impl Proxy {
             Some(route) => own_error(route.errors(), status, &ctx.exchange, headers),
             None => own_error(self.store.load().errors(), status, &ctx.exchange, headers),
         }
+    }
+}
+
+/// Says when to come again, where that is all that is asked of the client.
+pub(super) fn say_when(reply: &mut Reply, reason: &str) {
+    if matches!(reason, OVERLOADED | QUEUE_FULL | QUEUE_TIMEOUT) {
+        // A constant: it can't fail.
+        let _ = reply.head.set("retry-after", RETRY_AFTER);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
 use crate::proxy::outcome::{answered, invalid};
 use crate::proxy::upstream::ended;
-use crate::proxy::{Ctx, Proxy, Result};
+use crate::proxy::{Ctx, Proxy, Result, affinity};
 
 /// Fields between two hops (RFC 9110 §7.6.1), apart from `Connection`, which is seen to by itself, and `Transfer-Encoding`, by which
 /// Pingora frames the body anew.
@@ -77,6 +77,9 @@ impl Proxy {
         }
         if let Some(cookie) = &ctx.stick {
             head.append_header(SET_COOKIE, cookie.clone())?;
+        }
+        if let Some(cookie) = affinity::cookie(&ctx.exchange, ctx.stay) {
+            head.append_header(SET_COOKIE, cookie)?;
         }
         frame(session, head, ctx.route.as_ref().is_some_and(|route| route.chain.sees_response()))
     }

@@ -15,12 +15,13 @@ use crate::observe::{Connect, Timing};
 use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::outcome::{broke, connecting};
+use crate::proxy::reply::{QUEUE_FULL, QUEUE_TIMEOUT};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, mirror};
-use crate::upstream::{Attempt, Upstream};
+use crate::upstream::{Attempt, Refusal, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
 pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -32,11 +33,16 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
         return Err(ended(ctx, Error::internal("no upstream was chosen")));
     };
     spare_all_but_the_last(upstream, &mut ctx.tried);
-    let key = affinity::key(upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
-    let Some(endpoint) = upstream.select(&ctx.tried, key) else {
-        let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
-        return Err(ended(ctx, Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message)));
+    let upstream = upstream.clone();
+    let (wish, stay) = affinity::wish(&upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
+    ctx.stay = stay;
+    // The first try begins where routing ended, and that time has just been read.
+    let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
+    let attempt = match upstream.engage(&ctx.tried, wish, began).await {
+        Ok(attempt) => attempt,
+        Err(refusal) => return Err(ended(ctx, refused(upstream.name(), refusal))),
     };
+    let endpoint = attempt.endpoint().clone();
     let mut peer = Box::new(endpoint.peer().clone());
     let try_timeout = upstream.retries().try_timeout();
     if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
@@ -66,11 +72,9 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
         (ctx.received, ctx.asked) = (0, false);
         mirror::restart(&mut ctx.copy);
     }
-    // The first try begins where routing ended, and that time has just been read.
-    let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
-    ctx.step = Some(began);
-    ctx.try_began = Some(began);
-    ctx.attempt = Some(upstream.begin(endpoint.clone(), began));
+    ctx.try_began = Some(attempt.began());
+    ctx.step = Some(attempt.began());
+    ctx.attempt = Some(attempt);
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
     Ok(peer)
@@ -83,6 +87,16 @@ pub(super) fn spare_all_but_the_last(upstream: &Upstream, tried: &mut Vec<Socket
         tried.clear();
         tried.extend(last);
     }
+}
+
+/// The upstream has no endpoint for this request.
+pub(super) fn refused(upstream: &str, refusal: Refusal) -> Error {
+    let (reason, what) = match refusal {
+        Refusal::NoneHealthy => ("no_healthy_endpoint", "has no healthy endpoint"),
+        Refusal::QueueFull => (QUEUE_FULL, "has as many requests as it may have, and as many wait as may"),
+        Refusal::QueueTimeout => (QUEUE_TIMEOUT, "had no room for this request in time"),
+    };
+    Error::new(503, Party::Upstream, reason).with_message(format!("upstream `{upstream}` {what}"))
 }
 
 /// There is a connection for this try.

@@ -13,6 +13,9 @@ pub struct Count(u32);
 pub struct CountError(String);
 
 impl Count {
+    /// Five.
+    pub(crate) const FIVE: Self = Self(5);
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u32 {

@@ -13,6 +13,9 @@ pub struct Percent(u8);
 pub struct PercentError(String);
 
 impl Percent {
+    /// 50%.
+    pub(crate) const HALF: Self = Self(50);
+
     /// This share; one of more than the whole is the whole.
     pub(crate) const fn of(number: u8) -> Self {
         if number > 100 { Self(100) } else { Self(number) }

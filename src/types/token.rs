@@ -13,6 +13,11 @@ pub struct Token(Box<str>);
 pub struct TokenError(String);
 
 impl Token {
+    /// The cookie of `sticky`, unless the file names another.
+    pub(crate) fn ravelin_lb() -> Self {
+        Self("ravelin_lb".into())
+    }
+
     /// As it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {

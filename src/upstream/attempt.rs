@@ -21,7 +21,22 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(super) fn new(endpoint: Arc<Endpoint>, began: Instant, timed: bool) -> Self {
         endpoint.vitals().begin();
+        Self::begun(endpoint, began, timed)
+    }
+
+    /// The request is counted at the endpoint already.
+    pub(super) fn begun(endpoint: Arc<Endpoint>, began: Instant, timed: bool) -> Self {
         Self { endpoint, began, timed, outcome: None }
+    }
+
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// When it began: a time in line is none of it.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// How it ended. An answer may still become a failure, when it breaks off; the first failure stands.
@@ -30,6 +45,9 @@ impl Attempt {
             return;
         }
         self.outcome = Some(outcome);
+        if outcome.is_failure() {
+            self.endpoint.heard(true, || now);
+        }
         if std::mem::take(&mut self.timed) {
             let took = now.saturating_duration_since(self.began);
             self.endpoint.vitals().observe(if outcome.is_answer() { took } else { took.max(FAILED) }, now);
@@ -44,9 +62,11 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.endpoint.vitals().end();
-        if self.outcome().is_some_and(Outcome::is_failure) {
-            self.endpoint.meter().failed();
+        match self.outcome() {
+            Some(outcome) if outcome.is_failure() => self.endpoint.meter().failed(),
+            // Only now: until here it could have broken off.
+            Some(_) => self.endpoint.heard(false, Instant::now),
+            None => {}
         }
         if self.timed {
             // Nobody waited for the response any longer: it would have taken more than this.
@@ -56,6 +76,7 @@ impl Drop for Attempt {
                 self.endpoint.vitals().observe(waited, now);
             }
         }
+        self.endpoint.leave();
     }
 }
 

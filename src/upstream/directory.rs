@@ -17,7 +17,9 @@ use pingora_load_balancing::discovery::ServiceDiscovery;
 use crate::config::{self, Timeouts};
 use crate::observe::UpstreamMeter;
 use crate::types::Address;
-use crate::upstream::endpoint::{Endpoint, EndpointError};
+use crate::upstream::endpoint::{Endpoint, EndpointError, Terms};
+use crate::upstream::gate::{Gate, capacity};
+use crate::upstream::outlier::Rules;
 use crate::upstream::vitals::Roster;
 
 /// Time between two resolutions of a name.
@@ -30,6 +32,7 @@ pub(super) struct Directory {
     timeouts: Timeouts,
     meter: Arc<UpstreamMeter>,
     roster: Arc<Roster>,
+    terms: Terms,
     fixed: Vec<Entry>,
     names: Vec<Named>,
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
@@ -104,7 +107,8 @@ impl Directory {
                 }),
             }
         }
-        let directory = Self { timeouts: section.timeouts.clone(), roster, fixed, names, ..Self::empty(upstream, meter) };
+        let terms = terms(section, &roster);
+        let directory = Self { timeouts: section.timeouts.clone(), roster, terms, fixed, names, ..Self::empty(upstream, meter) };
         directory.publish(directory.fixed.clone());
         Ok(directory)
     }
@@ -116,6 +120,7 @@ impl Directory {
             timeouts: Timeouts::default(),
             meter,
             roster: Arc::default(),
+            terms: Terms::default(),
             fixed: Vec::new(),
             names: Vec::new(),
             table: ArcSwap::default(),
@@ -138,6 +143,11 @@ impl Directory {
         &self.roster
     }
 
+    /// When endpoints are left out for how their requests ended.
+    pub(super) fn rules(&self) -> Option<&Arc<Rules>> {
+        self.terms.judge.as_ref().map(|(rules, _)| rules)
+    }
+
     pub(super) fn endpoint(&self, address: &SocketAddr) -> Option<Arc<Endpoint>> {
         self.table.load().get(address).cloned()
     }
@@ -157,6 +167,7 @@ impl Directory {
                     let vitals = self.roster.of(&entry.address);
                     let address = entry.address.clone();
                     let endpoint = Endpoint::new(&self.upstream, address, &entry.host, &self.timeouts, &self.meter, vitals);
+                    let endpoint = endpoint.on(self.terms.clone());
                     Arc::new(if entry.backup { endpoint.into_backup() } else { endpoint })
                 }
             };
@@ -198,6 +209,16 @@ impl Directory {
             }
         }
         last.entries.clone()
+    }
+}
+
+fn terms(section: &config::Upstream, roster: &Roster) -> Terms {
+    let rules = section.outlier_detection.as_ref().map(|settings| Arc::new(Rules::new(settings)));
+    // A connection carries one request at a time.
+    let capacity = capacity(&section.limits, 1);
+    Terms {
+        gate: capacity.map(|capacity| Arc::new(Gate::new(capacity, roster.queue().clone()))),
+        judge: rules.map(|rules| (rules, roster.bell().clone())),
     }
 }
 

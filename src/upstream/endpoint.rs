@@ -7,10 +7,14 @@ use std::time::{Duration as Time, Instant};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use tokio::sync::Notify;
 
 use crate::config::Timeouts;
 use crate::observe::{EndpointMeter, UpstreamMeter};
 use crate::types::{Duration, Limit};
+use crate::upstream::balance::key_of;
+use crate::upstream::gate::Gate;
+use crate::upstream::outlier::Rules;
 use crate::upstream::pool::Room;
 use crate::upstream::vitals::Vitals;
 
@@ -26,6 +30,16 @@ pub struct Endpoint {
     meter: Arc<EndpointMeter>,
     vitals: Arc<Vitals>,
     backup: bool,
+    terms: Terms,
+}
+
+/// By which terms an endpoint is given requests. None of it costs anything unless the file asks for it.
+#[derive(Clone, Default)]
+pub(super) struct Terms {
+    /// How much it may be given at once.
+    pub(super) gate: Option<Arc<Gate>>,
+    /// When it is left out for how its requests ended, and what is rung then.
+    pub(super) judge: Option<(Arc<Rules>, Arc<Notify>)>,
 }
 
 /// An endpoint that can't be used.
@@ -78,6 +92,7 @@ impl Endpoint {
             read_timeout,
             vitals,
             backup: false,
+            terms: Terms::default(),
         }
     }
 
@@ -91,6 +106,15 @@ impl Endpoint {
     /// Used only while no other is healthy.
     pub(super) fn into_backup(self) -> Self {
         Self { backup: true, ..self }
+    }
+
+    pub(super) fn on(self, terms: Terms) -> Self {
+        Self { terms, ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_gate(self, gate: Gate) -> Self {
+        self.on(Terms { gate: Some(Arc::new(gate)), judge: None })
     }
 
     /// Whether it is used only while no other is healthy.
@@ -111,6 +135,11 @@ impl Endpoint {
         &self.text
     }
 
+    /// What a cookie that keeps a client here says of it: the same in every process.
+    pub(super) fn id(&self) -> u64 {
+        key_of(&[self.text.as_bytes()])
+    }
+
     /// What it is called in the configuration, with the port.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -125,6 +154,23 @@ impl Endpoint {
     /// How it fares.
     pub(super) fn vitals(&self) -> &Arc<Vitals> {
         &self.vitals
+    }
+
+    /// A request at it has ended.
+    pub(super) fn heard(&self, failed: bool, now: impl FnOnce() -> Instant) {
+        if let Some((rules, bell)) = &self.terms.judge
+            && self.vitals.heard(failed, now(), rules)
+        {
+            bell.notify_one();
+        }
+    }
+
+    /// A request under way at it is over.
+    pub(super) fn leave(self: &Arc<Self>) {
+        self.vitals.end();
+        if let Some(gate) = &self.terms.gate {
+            gate.left(self);
+        }
     }
 
     /// What Pingora connects to. It waits for a response without a limit of its own.

@@ -1,8 +1,9 @@
-//! Who an upstream's endpoints are and how they fare: Pingora's `LoadBalancer`, whose backends come from `directory` and whose
-//! health comes from `probe`, and the table that requests pick from, laid out anew whenever either changes.
+//! Who an upstream's endpoints are and how they fare: Pingora's `LoadBalancer`, whose backends come from `directory`; what probes
+//! (`checkup`), requests (`outlier`) and operators say of them; and the table that requests pick from, laid out anew whenever one of
+//! these changes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -11,54 +12,54 @@ use pingora_load_balancing::selection::RoundRobin;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::checkup::{Check, Rounds};
 use super::directory::{Directory, SharedDirectory};
-use super::probe::Probe;
+use super::eligible::Standing;
+use super::endpoint::Endpoint;
+use super::outlier::{Fault, Rules};
+use super::ramp;
 use super::table::{Place, Table};
-use super::vitals::Roster;
-use crate::config::{self, Balance, HealthCheckMap, HealthCheckWord};
-use crate::types::{Percent, WordOr};
+use super::vitals::{Roster, State};
+use crate::config::{self, Balance};
+use crate::types::Percent;
 
 /// How often connections that wait are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
 pub(super) struct Members {
+    name: Box<str>,
     directory: Arc<Directory>,
-    /// Owns backends, discovery and health. Its own selection is not asked: a pick there copies a backend, hashes it several
-    /// times and keeps a set of those it has offered.
+    /// Owns backends and their discovery. Its own selection is not asked: a pick there copies a backend, hashes it several
+    /// times and keeps a set of those it has offered. Nor is its health, which would be forgotten with every other section.
     balancer: LoadBalancer<RoundRobin>,
     balance: Balance,
     panic: Percent,
+    sticky: bool,
+    check: Option<Arc<Check>>,
+    rules: Option<Arc<Rules>>,
+    slow_start: Option<Duration>,
     table: ArcSwap<Table>,
     /// Tables are made one after the other, so that an older one never takes the place of a newer.
     making: Mutex<()>,
-    /// Time between two probes; `None` without a health check.
-    interval: Option<Duration>,
-    /// Failures in a row that take an endpoint out; 0 without a health check.
-    probes: u32,
 }
 
 impl Members {
     /// Nothing is resolved or probed yet.
     pub(super) fn new(name: &str, section: &config::Upstream, directory: Directory) -> Arc<Self> {
         let directory = Arc::new(directory);
-        let check = health_check(section);
-        Arc::new_cyclic(|members: &Weak<Self>| {
-            let mut backends = Backends::new(Box::new(SharedDirectory(directory.clone())));
-            if let Some(settings) = &check {
-                let members = members.clone();
-                let changed = move || members.upgrade().iter().for_each(|members| members.lay_out());
-                backends.set_health_check(Box::new(Probe::new(name, settings, Box::new(changed))));
-            }
-            Self {
-                directory,
-                balancer: LoadBalancer::from_backends(backends),
-                balance: section.balance.clone(),
-                panic: section.panic_threshold,
-                table: ArcSwap::from_pointee(Table::new(&section.balance, section.panic_threshold, Vec::new(), None)),
-                making: Mutex::new(()),
-                interval: check.as_ref().map(|settings| settings.interval.get()),
-                probes: check.map_or(0, |settings| settings.unhealthy_after),
-            }
+        let (panic, sticky) = (section.panic_threshold, section.sticky.is_some());
+        Arc::new(Self {
+            name: name.into(),
+            balancer: LoadBalancer::from_backends(Backends::new(Box::new(SharedDirectory(directory.clone())))),
+            balance: section.balance.clone(),
+            panic,
+            sticky,
+            check: Check::new(name, &section.health_check).map(Arc::new),
+            rules: directory.rules().cloned(),
+            slow_start: section.slow_start.map(crate::types::Duration::get),
+            directory,
+            table: ArcSwap::from_pointee(Table::new(&section.balance, panic, sticky, Vec::new(), None)),
+            making: Mutex::new(()),
         })
     }
 
@@ -77,19 +78,20 @@ impl Members {
             // Should nobody be left to say so, it is over too.
             let _ = shutdown.wait_for(|stop| *stop).await;
         };
+        // The one never waits for the other: a name that does not resolve takes its time.
         tokio::select! {
             () = stopping => {}
             () = self.resolve_on_and_on() => {}
+            () = self.attend() => {}
         }
     }
 
     /// Resolves names once; with `probe` also finds out who is healthy.
     pub(super) async fn prepare(&self, probe: bool) {
         self.resolve().await;
-        if probe {
-            for _ in 0..self.probes {
-                self.balancer.backends().run_health_check(true).await;
-            }
+        if let Some(check) = self.check.as_ref().filter(|_| probe) {
+            check.prepare(self.endpoints().into_iter()).await;
+            self.lay_out(Instant::now());
         }
     }
 
@@ -99,20 +101,13 @@ impl Members {
         self.resolve().await;
     }
 
-    /// The one never waits for the other: a name that does not resolve takes its time.
     async fn resolve_on_and_on(&self) {
         let resolving = async {
             let mut ticks = every(self.directory.refresh());
             loop {
                 tick(&mut ticks).await;
                 self.resolve().await;
-            }
-        };
-        let probing = async {
-            let mut ticks = every(self.interval);
-            loop {
-                tick(&mut ticks).await;
-                self.balancer.backends().run_health_check(true).await;
+                self.roster().bell().notify_one();
             }
         };
         let sweeping = async {
@@ -122,27 +117,142 @@ impl Members {
                 self.roster().sweep_pools(Instant::now());
             }
         };
-        tokio::join!(resolving, probing, sweeping);
+        tokio::join!(resolving, sweeping);
     }
 
     async fn resolve(&self) {
         // Resolution that fails is logged by the directory, and tried again later.
         let _ = self.balancer.update().await;
-        self.lay_out();
+        self.lay_out(Instant::now());
     }
 
-    /// Makes the table anew, from what the balancer knows now.
-    fn lay_out(&self) {
+    /// Probes endpoints, and lays out the table whenever one of them stands in another way than before.
+    async fn attend(&self) {
+        let (bell, mut rounds) = (self.roster().bell().clone(), Rounds::default());
+        loop {
+            let next = self.lay_out(Instant::now());
+            if let Some(check) = &self.check {
+                rounds.follow(check, &bell, self.endpoints().into_iter());
+            }
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = bell.notified() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.table().places().iter().map(|place| place.endpoint.clone()).collect()
+    }
+
+    /// Makes the table anew, from what is known now. When it changes next by itself, if it will.
+    pub(super) fn lay_out(&self, now: Instant) -> Option<Instant> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let backends = self.balancer.backends();
-        let known: Arc<BTreeSet<Backend>> = backends.get_backend();
+        let known: Arc<BTreeSet<Backend>> = self.balancer.backends().get_backend();
         let places = known.iter().filter_map(|backend| {
             let endpoint = self.directory.endpoint(&backend.addr)?;
-            let weight = u32::try_from(backend.weight).unwrap_or(u32::MAX);
-            Some(Place { endpoint, weight, healthy: backends.ready(backend) })
+            Some(self.place(endpoint, u32::try_from(backend.weight).unwrap_or(u32::MAX), now))
         });
-        let table = Table::new(&self.balance, self.panic, places.collect(), Some(&self.table.load()));
-        self.table.store(Arc::new(table));
+        let mut places: Vec<Place> = places.collect();
+        self.eject(&mut places, now);
+        let next = self.begin(&mut places, now);
+        let table = Arc::new(Table::new(&self.balance, self.panic, self.sticky, places, Some(&self.table.load())));
+        let open: Vec<_> = table.open().map(|endpoint| endpoint.vitals().clone()).collect();
+        self.roster().open(&open);
+        self.table.store(table);
+        next
+    }
+
+    /// An endpoint as it stands.
+    fn place(&self, endpoint: Arc<Endpoint>, weight: u32, now: Instant) -> Place {
+        let vitals = endpoint.vitals();
+        let (drained, mut state) = (vitals.is_drained(), vitals.state());
+        let ejected = self.rules.is_some() && state.ejection.is_out(now);
+        if std::mem::replace(&mut state.out, ejected) && !ejected {
+            // Tries from before it was left out say nothing of it any more.
+            vitals.forget();
+            log::info!("endpoint is given requests again upstream={} endpoint={}", self.name, endpoint.as_str());
+        }
+        let healthy = self.check.is_none() || state.health.is_healthy();
+        drop(state);
+        Place { endpoint, weight, healthy, ejected, drained, share: ramp::WHOLE }
+    }
+
+    /// Leaves those out for whom requests spoke.
+    fn eject(&self, places: &mut [Place], now: Instant) {
+        let Some(rules) = &self.rules else { return };
+        let suspects: Vec<(usize, Fault)> = places
+            .iter()
+            .enumerate()
+            .filter_map(|(number, place)| Some((number, place.endpoint.vitals().take_suspicion()?)))
+            .filter(|(number, _)| !places[*number].ejected && !places[*number].drained)
+            .collect();
+        for (number, fault) in suspects {
+            let present = || places.iter().enumerate().filter(|(_, place)| !place.drained);
+            let standings: Vec<Standing> = present().map(|(_, place)| place.standing()).collect();
+            let ejected: Vec<bool> = present().map(|(_, place)| place.ejected).collect();
+            let Some(candidate) = present().position(|(other, _)| other == number) else { continue };
+            let endpoint = places[number].endpoint.clone();
+            if !rules.allow(&standings, &ejected, candidate, self.panic) {
+                log::debug!(
+                    "endpoint fails and is kept, for too many are left out upstream={} endpoint={}",
+                    self.name,
+                    endpoint.as_str()
+                );
+                continue;
+            }
+            let mut state = endpoint.vitals().state();
+            let time = state.ejection.eject(rules, now);
+            state.out = true;
+            drop(state);
+            places[number].ejected = true;
+            endpoint.meter().ejected();
+            log::warn!(
+                "endpoint is left out upstream={} endpoint={} reason={} for={time:?}",
+                self.name,
+                endpoint.as_str(),
+                fault.as_str()
+            );
+        }
+    }
+
+    /// Notes who begins to serve, and gives those their shares who began a while ago. When the table changes next.
+    fn begin(&self, places: &mut [Place], now: Instant) -> Option<Instant> {
+        let serves = |place: &Place| place.healthy && !place.ejected && !place.drained;
+        let others = places.iter().any(|place| serves(place) && place.endpoint.vitals().state().serving.is_some());
+        let mut next: Option<Instant> = None;
+        let mut due = |time: Instant| next = Some(next.map_or(time, |next| next.min(time)));
+        for place in places {
+            let serves = serves(place);
+            let endpoint = place.endpoint.clone();
+            let mut guard = endpoint.vitals().state();
+            let state: &mut State = &mut guard;
+            if place.ejected
+                && let Some(until) = state.ejection.until()
+            {
+                due(until);
+            }
+            if !serves {
+                state.serving = None;
+                continue;
+            }
+            // Where nobody else serves, there is nobody to whom its share could go.
+            let long_ago = || now.checked_sub(self.slow_start.unwrap_or_default()).unwrap_or(now);
+            let since = *state.serving.get_or_insert_with(|| if others { now } else { long_ago() });
+            if let Some(over) = self.slow_start {
+                place.share = ramp::share(now.saturating_duration_since(since), over);
+                if place.share < ramp::WHOLE {
+                    due(now + ramp::step(over));
+                }
+            }
+        }
+        next
     }
 }
 
@@ -158,13 +268,5 @@ async fn tick(ticks: &mut Option<Interval>) {
     match ticks {
         Some(ticks) => drop(ticks.tick().await),
         None => std::future::pending().await,
-    }
-}
-
-fn health_check(section: &config::Upstream) -> Option<config::TcpHealthCheck> {
-    match &section.health_check {
-        WordOr::Word(HealthCheckWord::None) => None,
-        WordOr::Word(HealthCheckWord::Tcp) => Some(config::TcpHealthCheck::default()),
-        WordOr::Map(HealthCheckMap::Tcp(settings)) => Some(settings.clone()),
     }
 }

@@ -1,25 +1,30 @@
 //! Upstreams: who can serve a request, and who is picked.
 //!
 //! Each upstream rests on one Pingora `LoadBalancer` (`members`): its backends come from `directory`, its health from
-//! `probe`. What a request needs of that is computed before it comes, and kept in a `table` of endpoints in the order
+//! `checkup` and `outlier`. What a request needs of that is computed before it comes, and kept in a `table` of endpoints in the order
 //! of an algorithm in `balance`. A pick neither locks nor allocates.
 
 mod attempt;
 mod balance;
+mod checkup;
 mod directory;
 mod eligible;
 mod endpoint;
+mod gate;
+mod health;
 mod members;
 mod outcome;
+mod outlier;
 mod pool;
-mod probe;
+mod ramp;
 pub(crate) mod retry;
+mod sticky;
 mod table;
 mod vitals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
@@ -28,8 +33,10 @@ pub(crate) use self::attempt::Attempt;
 pub use self::endpoint::{Endpoint, EndpointError};
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::pool::Room;
+pub(crate) use self::sticky::{Seal, Stay};
 
 use self::directory::Directory;
+use self::gate::{Patience, capacity};
 use self::members::Members;
 use self::table::Ask;
 use crate::config::{self, Balance, HashKey, HostHeader};
@@ -44,6 +51,9 @@ pub struct Upstream {
     turn: AtomicUsize,
     deadlines: Deadlines,
     retries: retry::Policy,
+    /// How long a request waits where endpoints have limits, and how many it may be at most at one of them.
+    limits: Option<(Patience, u32)>,
+    seal: Option<Seal>,
     section: config::Upstream,
     meter: Arc<UpstreamMeter>,
 }
@@ -57,11 +67,54 @@ pub(crate) struct Outlook {
     pub(crate) next: Option<Arc<Endpoint>>,
 }
 
-/// An endpoint that can be picked, if it is healthy.
+/// An endpoint, and how it stands.
 pub(crate) struct Candidate {
     pub(crate) address: String,
     pub(crate) weight: u32,
+    /// By its probes.
     pub(crate) healthy: bool,
+    /// Left out for how its requests ended.
+    pub(crate) ejected: bool,
+    /// Left out by an operator.
+    pub(crate) drained: bool,
+    /// How much of its weight counts now, in hundredths.
+    pub(crate) share: u32,
+    /// Requests under way.
+    pub(crate) in_flight: u32,
+}
+
+impl Candidate {
+    fn of(place: &table::Place) -> Self {
+        Self {
+            address: place.endpoint.as_str().to_owned(),
+            weight: place.weight,
+            healthy: place.healthy,
+            ejected: place.ejected,
+            drained: place.drained,
+            share: place.share,
+            in_flight: place.endpoint.vitals().in_flight(),
+        }
+    }
+}
+
+/// What of a request decides on its endpoint, where the upstream asks for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// What `balance: hash` goes by ([`Upstream::hash_key`]).
+    pub(crate) key: Option<u64>,
+    /// The endpoint at which its client is, by its cookie ([`Upstream::seal`]).
+    pub(crate) at: Option<u64>,
+}
+
+/// Why a request gets no endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// None is given requests.
+    NoneHealthy,
+    /// All have as much as they may be given, and as many wait as may.
+    QueueFull,
+    /// It has waited as long as it may.
+    QueueTimeout,
 }
 
 /// How long an exchange with an endpoint may wait for the next step; `None`: for ever.
@@ -93,7 +146,9 @@ impl Upstream {
             write: limit(&section.timeouts.write),
         };
         let members = Members::new(name, &section, directory);
-        Ok(Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter })
+        let limits = capacity(&section.limits, 1).map(|capacity| (Patience::new(&section.limits), capacity));
+        let seal = section.sticky.as_ref().map(|sticky| Seal::new(name, sticky));
+        Ok(Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, limits, seal, section, meter })
     }
 
     /// An upstream without endpoints, for tests of filters that choose one by name.
@@ -103,7 +158,8 @@ impl Upstream {
         let members = Members::new(name, &section, Directory::empty(name, meter.clone()));
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let deadlines = Deadlines { response: None, read: None, write: None };
-        Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, section, meter }
+        let turn = AtomicUsize::new(0);
+        Self { name: name.into(), members, turn, deadlines, retries, limits: None, seal: None, section, meter }
     }
 
     /// Its name in the configuration.
@@ -133,9 +189,14 @@ impl Upstream {
     }
 
     /// Why requests that go there can't take the express lane, if they can't: for whoever adds to upstreams what it does not do.
-    #[allow(clippy::unused_self, reason = "so far it does all that upstreams do")]
     pub(crate) fn general(&self) -> Option<&'static str> {
-        None
+        if self.seal.is_some() {
+            Some("its upstream is sticky")
+        } else if self.limits.is_some() {
+            Some("its upstream has limits")
+        } else {
+            None
+        }
     }
 
     /// How long an exchange may wait.
@@ -159,10 +220,28 @@ impl Upstream {
         &self.meter
     }
 
-    /// Each endpoint's address, and whether it is given requests as far as its health goes; in the order of addresses.
-    pub(crate) fn health(&self) -> Vec<(String, bool)> {
+    /// How each endpoint stands, in the order of addresses.
+    pub(crate) fn standings(&self) -> Vec<Candidate> {
+        self.members.table().places().iter().map(Candidate::of).collect()
+    }
+
+    /// Requests that wait for an endpoint with room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.members.roster().queue().length()
+    }
+
+    /// From now on this endpoint is given no requests, or is again. `None`: there is no such endpoint; else whether that is a change.
+    pub(crate) fn drain(&self, address: &str, drained: bool) -> Option<bool> {
         let table = self.members.table();
-        table.places().iter().map(|place| (place.endpoint.as_str().to_owned(), place.healthy)).collect()
+        let place = table.places().iter().find(|place| place.endpoint.as_str() == address)?;
+        let changed = place.endpoint.vitals().drain(drained);
+        if changed {
+            self.members.lay_out(Instant::now());
+            self.members.roster().bell().notify_one();
+            let what = if drained { "drained" } else { "drained no more" };
+            log::info!("endpoint is {what} upstream={} endpoint={address}", self.name);
+        }
+        Some(changed)
     }
 
     /// Makes endpoints known from what the file says alone: nothing is resolved, probed or connected.
@@ -171,16 +250,11 @@ impl Upstream {
     }
 
     /// Who could be picked now for a request with this key, without picking.
-    pub(crate) fn outlook(&self, key: Option<u64>) -> Outlook {
+    pub(crate) fn outlook(&self, wish: Wish) -> Outlook {
         let table = self.members.table();
         let turn = || self.turn.load(Ordering::Relaxed);
-        let next = table.pick(&Ask { tried: &[], key, turn, chance: || 0 }).cloned();
-        let candidate = |place: &table::Place| Candidate {
-            address: place.endpoint.as_str().to_owned(),
-            weight: place.weight,
-            healthy: place.healthy,
-        };
-        let endpoints: Vec<Candidate> = table.places().iter().map(candidate).collect();
+        let next = table.pick(&Ask { tried: &[], key: wish.key, at: wish.at, room: None, turn, chance: || 0 }).cloned();
+        let endpoints: Vec<Candidate> = table.places().iter().map(Candidate::of).collect();
         let balance = match &self.section.balance {
             Balance::RoundRobin => "round_robin",
             Balance::Random => "random",
@@ -215,13 +289,95 @@ impl Upstream {
     /// ([`Upstream::hash_key`]). `None`: no endpoint is healthy.
     #[must_use]
     pub fn select(&self, tried: &[SocketAddr], key: Option<u64>) -> Option<Arc<Endpoint>> {
-        let turn = || self.turn.fetch_add(1, Ordering::Relaxed);
-        self.members.table().pick(&Ask { tried, key, turn, chance: || fastrand::u64(..) }).cloned()
+        self.pick(tried, Wish { key, at: None }, None)
     }
 
-    /// A request goes to this endpoint from now on.
-    pub(crate) fn begin(&self, endpoint: Arc<Endpoint>, now: Instant) -> Attempt {
-        Attempt::new(endpoint, now, matches!(self.section.balance, Balance::PeakEwma))
+    fn pick(&self, tried: &[SocketAddr], wish: Wish, room: Option<u32>) -> Option<Arc<Endpoint>> {
+        let turn = || self.turn.fetch_add(1, Ordering::Relaxed);
+        let ask = Ask { tried, key: wish.key, at: wish.at, room, turn, chance: || fastrand::u64(..) };
+        self.members.table().pick(&ask).cloned()
+    }
+
+    /// A try at an endpoint: one that is healthy, that has room, and that is not in `tried` if there is one. Where none has room, it waits
+    /// for its turn. May be dropped at any time.
+    ///
+    /// # Errors
+    /// There is none, or not in time.
+    pub(crate) async fn engage(&self, tried: &[SocketAddr], wish: Wish, now: Instant) -> Result<Attempt, Refusal> {
+        match self.try_engage(tried, wish, now)? {
+            Some(attempt) => Ok(attempt),
+            None => self.wait().await,
+        }
+    }
+
+    /// As [`Upstream::engage`], without waiting: `None` where none has room, or others wait.
+    ///
+    /// # Errors
+    /// No endpoint is given requests.
+    pub(crate) fn try_engage(&self, tried: &[SocketAddr], wish: Wish, now: Instant) -> Result<Option<Attempt>, Refusal> {
+        let Some((_, capacity)) = self.limits else {
+            let endpoint = self.pick(tried, wish, None).ok_or(Refusal::NoneHealthy)?;
+            return Ok(Some(Attempt::new(endpoint, now, self.is_timed())));
+        };
+        if self.members.table().open().next().is_none() {
+            return Err(Refusal::NoneHealthy);
+        }
+        while !self.members.roster().queue().is_waiting() {
+            let Some(endpoint) = self.pick(tried, wish, Some(capacity)) else { break };
+            // Another thread may have been faster.
+            if endpoint.vitals().try_begin(capacity) {
+                return Ok(Some(Attempt::begun(endpoint, now, self.is_timed())));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn wait(&self) -> Result<Attempt, Refusal> {
+        let Some((patience, capacity)) = self.limits else { return Err(Refusal::NoneHealthy) };
+        let queue = self.members.roster().queue();
+        let most = patience.queue.saturating_mul(self.members.table().open().count());
+        let Some(mut ticket) = queue.join(most) else {
+            self.meter.queue_full();
+            return Err(Refusal::QueueFull);
+        };
+        self.meter.queued();
+        // Somebody may have left between the look at the endpoints and this.
+        self.call(capacity);
+        match tokio::time::timeout(patience.timeout, ticket.called()).await {
+            Ok(Some(endpoint)) => Ok(Attempt::begun(endpoint, Instant::now(), self.is_timed())),
+            Ok(None) | Err(_) => {
+                self.meter.queue_timeout();
+                Err(Refusal::QueueTimeout)
+            }
+        }
+    }
+
+    /// Calls those who wait to endpoints that have room.
+    fn call(&self, capacity: u32) {
+        let queue = self.members.roster().queue();
+        while queue.is_waiting() {
+            let Some(endpoint) = self.pick(&[], Wish::default(), Some(capacity)) else { return };
+            if endpoint.vitals().try_begin(capacity) && !queue.hand(&endpoint) {
+                return;
+            }
+        }
+    }
+
+    fn is_timed(&self) -> bool {
+        matches!(self.section.balance, Balance::PeakEwma)
+    }
+
+    /// What keeps clients at endpoints, if anything does.
+    pub(crate) fn seal(&self) -> Option<&Seal> {
+        self.seal.as_ref()
+    }
+
+    /// The cookie, as text, to set for a client whose request went to this endpoint, `came` being what its own cookie said. `None`: it
+    /// may keep that, or clients do not stay. An endpoint that merely had no room keeps its clients.
+    pub(crate) fn stick(&self, endpoint: &Endpoint, came: Option<Stay>, now: SystemTime, secure: bool) -> Option<String> {
+        let seal = self.seal.as_ref()?;
+        let keep = came.is_some_and(|stay| !stay.ages && (stay.at == endpoint.id() || self.members.table().is_open(stay.at)));
+        if keep { None } else { seal.cookie(endpoint.id(), now, secure) }
     }
 
     /// Whether a healthy endpoint is left that is not in `tried`.

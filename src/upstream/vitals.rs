@@ -2,23 +2,33 @@
 //! configuration under which it was learned.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pingora_core::protocols::l4::socket::SocketAddr;
+use tokio::sync::Notify;
 
 use super::balance::Estimate;
+use super::gate::Queue;
+use super::health::Health;
+use super::outlier::{Ejection, Fault, Record, Rules};
 use super::pool::Pool;
 
-/// The vitals of all endpoints of an upstream, handed on from one configuration to the next.
+/// The vitals of all endpoints of an upstream, handed on from one configuration to the next, and what belongs to all of them.
 #[derive(Default)]
-pub(super) struct Roster(Mutex<HashMap<SocketAddr, Weak<Vitals>>>);
+pub(super) struct Roster {
+    known: Mutex<HashMap<SocketAddr, Weak<Vitals>>>,
+    /// Rung when somebody's standing may have changed: the table is laid out anew.
+    bell: Arc<Notify>,
+    /// Requests that wait for an endpoint with room.
+    queue: Arc<Queue>,
+}
 
 impl Roster {
     /// Those that are known, or new ones.
     pub(super) fn of(&self, address: &SocketAddr) -> Arc<Vitals> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         if let Some(vitals) = known.get(address).and_then(Weak::upgrade) {
             return vitals;
         }
@@ -29,14 +39,32 @@ impl Roster {
 
     /// Closes connections that have waited too long.
     pub(super) fn sweep_pools(&self, now: Instant) {
-        let known: Vec<Arc<Vitals>> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
+        let known: Vec<Arc<Vitals>> = self.known().values().filter_map(Weak::upgrade).collect();
         known.iter().for_each(|vitals| vitals.pool.sweep(now));
     }
 
     /// Forgets addresses that no endpoint has any more.
     pub(super) fn sweep(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, vitals| vitals.strong_count() > 0);
+        self.known().retain(|_, vitals| vitals.strong_count() > 0);
+    }
+
+    /// Who is given requests from now on. Whoever is not among them, such as an endpoint that a file has no more, is not.
+    pub(super) fn open(&self, open: &[Arc<Vitals>]) {
+        for vitals in self.known().values().filter_map(Weak::upgrade) {
+            vitals.open.store(open.iter().any(|one| Arc::ptr_eq(one, &vitals)), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn bell(&self) -> &Arc<Notify> {
+        &self.bell
+    }
+
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<SocketAddr, Weak<Vitals>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,6 +75,27 @@ pub(super) struct Vitals {
     latency: AtomicU64,
     /// Its connections that wait.
     pool: Pool,
+    record: Record,
+    /// What requests have found: 0, or a [`Fault`]. Whoever lays out the table takes it.
+    suspicion: AtomicU8,
+    /// It is given requests.
+    open: AtomicBool,
+    /// An operator wants it to be given none.
+    drained: AtomicBool,
+    /// What requests do not look at.
+    state: Mutex<State>,
+}
+
+/// How it stands, apart from its requests.
+pub(super) struct State {
+    pub(super) health: Health,
+    /// A probe has ended.
+    pub(super) probed: bool,
+    pub(super) ejection: Ejection,
+    /// It was left out when the table was laid out last.
+    pub(super) out: bool,
+    /// Since when it could be given requests.
+    pub(super) serving: Option<Instant>,
 }
 
 impl Vitals {
@@ -56,6 +105,17 @@ impl Vitals {
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(Estimate::NONE.bits()),
             pool: Pool::new(),
+            record: Record::default(),
+            suspicion: AtomicU8::new(0),
+            open: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            state: Mutex::new(State {
+                health: Health::new(),
+                probed: false,
+                ejection: Ejection::default(),
+                out: false,
+                serving: None,
+            }),
         }
     }
 
@@ -73,8 +133,14 @@ impl Vitals {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Unless as many are under way as may be.
+    pub(super) fn try_begin(&self, capacity: u32) -> bool {
+        let more = |count| (count < capacity).then_some(count + 1);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
     pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// How long it is expected to take, in microseconds.
@@ -89,9 +155,62 @@ impl Vitals {
         let _ = self.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, observed);
     }
 
+    /// A request has ended. Whether there is a suspicion that was none before.
+    pub(super) fn heard(&self, failed: bool, now: Instant, rules: &Rules) -> bool {
+        match self.record.heard(failed, now.saturating_duration_since(self.born), rules) {
+            Some(fault) => self.suspicion.swap(code(fault), Ordering::Relaxed) == 0,
+            None => false,
+        }
+    }
+
+    /// The suspicion, which is none after this.
+    pub(super) fn take_suspicion(&self) -> Option<Fault> {
+        match self.suspicion.swap(0, Ordering::Relaxed) {
+            1 => Some(Fault::Consecutive),
+            2 => Some(Fault::Ratio),
+            _ => None,
+        }
+    }
+
+    /// What requests told so far does not count any more.
+    pub(super) fn forget(&self) {
+        self.suspicion.store(0, Ordering::Relaxed);
+        self.record.forget();
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_up(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether that is a change.
+    pub(super) fn drain(&self, drained: bool) -> bool {
+        self.drained.swap(drained, Ordering::Relaxed) != drained
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// In milliseconds, from 1 on: a stamp of 0 would be that of one that was never seen. Over in 49 days, then from the start.
     fn age(&self, now: Instant) -> u32 {
         (now.saturating_duration_since(self.born).as_millis() as u32).max(1)
+    }
+}
+
+/// Above zero, which stands for none.
+fn code(fault: Fault) -> u8 {
+    match fault {
+        Fault::Consecutive => 1,
+        Fault::Ratio => 2,
     }
 }
 
@@ -110,6 +229,24 @@ mod tests {
         assert!(Arc::ptr_eq(&vitals, &roster.of(&address(1))));
         assert!(!Arc::ptr_eq(&vitals, &roster.of(&address(2))));
         roster.sweep();
-        assert_eq!(roster.0.lock().unwrap().len(), 1);
+        assert_eq!(roster.known().len(), 1);
+    }
+
+    #[test]
+    fn only_those_that_are_named_are_open() {
+        let roster = Roster::default();
+        let (one, other) = (roster.of(&address(1)), roster.of(&address(2)));
+        roster.open(std::slice::from_ref(&one));
+        assert_eq!((one.is_open(), other.is_open()), (true, false));
+        roster.open(std::slice::from_ref(&other));
+        assert_eq!((one.is_open(), other.is_open()), (false, true));
+    }
+
+    #[test]
+    fn no_more_than_may_be() {
+        let vitals = Roster::default().of(&address(1));
+        assert_eq!([vitals.try_begin(2), vitals.try_begin(2), vitals.try_begin(2)], [true, true, false]);
+        vitals.end();
+        assert!(vitals.try_begin(2));
     }
 }

@@ -204,17 +204,33 @@ fn upstream_of(f: &mut fmt::Formatter<'_>, upstream: &Target) -> fmt::Result {
     let weighted = upstream.endpoints.iter().any(|endpoint| endpoint.weight != 1);
     let endpoint = |endpoint: &Endpoint| {
         let weight = if weighted { format!(" (weight {})", endpoint.weight) } else { String::new() };
-        let health = if endpoint.healthy == Some(false) { " (not healthy)" } else { "" };
-        format!("{}{weight}{health}", endpoint.address)
+        let state = if endpoint.drained == Some(true) {
+            " (drained)".to_owned()
+        } else if endpoint.ejected == Some(true) {
+            " (left out for its errors)".to_owned()
+        } else if endpoint.healthy == Some(false) {
+            " (not healthy)".to_owned()
+        } else {
+            let slow = endpoint.share.filter(|share| *share < 100);
+            slow.map(|share| format!(" (starting slowly, at {share}%)")).unwrap_or_default()
+        };
+        format!("{}{weight}{state}", endpoint.address)
     };
     let list: Vec<String> = upstream.endpoints.iter().map(endpoint).collect();
     let order = match (upstream.balance, list.len()) {
         (_, 0) => "no endpoint",
         (_, 1) => "always",
         ("random", _) => "at random, one of",
+        ("least_requests", _) => "of two drawn the one with less to do, of",
+        ("peak_ewma", _) => "of two drawn the one that is expected to be quicker, of",
+        ("hash", _) => "by hash, one of",
         _ => "in turn,",
     };
     writeln!(f, "\nForwarded to upstream `{}`: {order} {}", upstream.name, list.join(", "))?;
+    if let Some(sticky) = &upstream.sticky {
+        let held = if sticky.by_cookie { "which this client has" } else { "which this client does not have yet" };
+        writeln!(f, "  sticky: by the cookie `{}`, {held}", sticky.cookie)?;
+    }
     let Target { connect_timeout, response_timeout, read_timeout, retry, .. } = upstream;
     write!(f, "  timeouts: connect {connect_timeout}, response {response_timeout}, read {read_timeout}")?;
     if let Some(limit) = &retry.try_timeout {

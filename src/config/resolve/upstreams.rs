@@ -6,8 +6,11 @@ use super::Resolver;
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Action, Backoff, HealthCheck, HealthCheckWord, Named, Route, Span, Upstream};
+use crate::config::{Action, Backoff, Balance, HealthCheck, HealthCheckWord, Named, Route, Span, Upstream};
 use crate::types::{Address, Duration, Percent, WordOr};
+
+/// Characters of a key that seals cookies, at least.
+const STICKY_KEY: usize = 16;
 
 impl Resolver<'_> {
     /// `tries`: how often a request is tried at most, whatever an upstream says.
@@ -17,6 +20,9 @@ impl Resolver<'_> {
             let Some(upstream) = entry.decoded.value else { continue };
             self.endpoints(&upstream, entry.node, entry.decoded.whole);
             self.health(&upstream, entry.node);
+            self.outliers(&upstream, entry.node);
+            self.limits(&upstream, entry.node);
+            self.affinity(&upstream, entry.node);
             self.retries(&upstream, entry.node, tries);
             self.retry_times(&upstream, entry.node);
             upstreams.push(Named { name: entry.name, value: upstream });
@@ -55,7 +61,15 @@ impl Resolver<'_> {
 
     /// Where nothing tells who is ill, what follows from that would have no effect.
     fn health(&mut self, upstream: &Upstream, node: NodeId) {
-        if upstream.health_check != HealthCheck::Word(HealthCheckWord::None) {
+        let unix = upstream.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Unix(_)));
+        for check in ["tcp", "http", "grpc"] {
+            if let Some(port) = self.tree.at(node, &["health_check", check, "port"]).filter(|_| unix) {
+                let message = "a unix socket has no port: this one would be probed where it is";
+                self.report.push(Diagnostic::error(self.tree.place(port), message).hint("put it into an upstream of its own"));
+            }
+        }
+        let unknown = HealthCheck::Word(HealthCheckWord::None);
+        if upstream.health_check != unknown || self.tree.at(node, &["outlier_detection"]).is_some() {
             return;
         }
         let backups = upstream.endpoints.iter().filter(|endpoint| endpoint.backup).map(|endpoint| (endpoint.span, "backup"));
@@ -63,6 +77,56 @@ impl Resolver<'_> {
         for (place, key) in backups.chain(panic) {
             let message = format!("`{key}` has no effect with `health_check: none`: every endpoint counts as healthy");
             self.report.push(Diagnostic::error(place, message));
+        }
+    }
+
+    fn outliers(&mut self, upstream: &Upstream, node: NodeId) {
+        let (Some(rules), Some(section)) = (&upstream.outlier_detection, self.tree.at(node, &["outlier_detection"])) else {
+            return;
+        };
+        let zero = |ratio: Option<Percent>| ratio.is_some_and(|ratio| ratio == Percent::default());
+        let mut faults = Vec::new();
+        if rules.consecutive_errors.get().is_none() && rules.error_ratio.get().is_none() {
+            faults.push((section, "without `consecutive_errors` and `error_ratio` no endpoint would ever be left out"));
+        }
+        if zero(rules.error_ratio.get()) {
+            let given = self.tree.at(section, &["error_ratio"]).unwrap_or(section);
+            faults.push((given, "a ratio of 0% is reached without an error: for no limit, write `none`"));
+        }
+        if zero(Some(rules.max_ejected)) {
+            let given = self.tree.at(section, &["max_ejected"]).unwrap_or(section);
+            faults.push((given, "with 0% no endpoint would ever be left out: leave `outlier_detection` out instead"));
+        }
+        for (place, message) in faults {
+            self.report.push(Diagnostic::error(self.tree.place(place), message));
+        }
+    }
+
+    fn limits(&mut self, upstream: &Upstream, node: NodeId) {
+        let limits = &upstream.limits;
+        let limited = limits.connections.get().is_some() || limits.requests.get().is_some();
+        for key in ["queue", "queue_timeout"] {
+            if let Some(given) = self.tree.at(node, &["limits", key]).filter(|_| !limited) {
+                let message = format!("`{key}` has no effect without `connections` or `requests`: nobody ever waits");
+                self.report.push(Diagnostic::error(self.tree.place(given), message));
+            }
+        }
+        if let Some(given) = self.tree.at(node, &["limits", "queue_timeout"]).filter(|_| limited && limits.queue == 0) {
+            let message = "`queue_timeout` has no effect with `queue: 0`: nobody ever waits";
+            self.report.push(Diagnostic::error(self.tree.place(given), message));
+        }
+    }
+
+    fn affinity(&mut self, upstream: &Upstream, node: NodeId) {
+        if let (Balance::Hash(_), Some(given)) = (&upstream.balance, self.tree.at(node, &["slow_start"])) {
+            let message = "`slow_start` has no effect with `balance: hash`: a key has one endpoint, however new it is";
+            self.report.push(Diagnostic::error(self.tree.place(given), message));
+        }
+        if let Some(sticky) = &upstream.sticky
+            && sticky.key.value.expose().len() < STICKY_KEY
+        {
+            let message = format!("the key must have at least {STICKY_KEY} characters: who guesses it can go to any endpoint");
+            self.report.push(Diagnostic::error(sticky.key.span, message).hint("make one: `openssl rand -hex 32`"));
         }
     }
 

@@ -3,19 +3,26 @@
 mod balance;
 mod endpoint;
 mod health;
+mod limits;
+mod outlier;
 mod retry;
+mod sticky;
 mod timeouts;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::Spanned;
-use crate::types::{Authority, Percent};
+use crate::config::bounds::{given, positive_given};
+use crate::types::{Authority, Duration, Percent};
 
 pub use self::balance::{Balance, HashBalance, HashKey};
 pub use self::endpoint::Endpoint;
-pub use self::health::{HealthCheck, HealthCheckMap, HealthCheckWord, TcpHealthCheck};
+pub use self::health::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
+pub use self::limits::EndpointLimits;
+pub use self::outlier::OutlierDetection;
 pub use self::retry::{Backoff, Budget, NoBudget, Retry, RetryBudget, RetryCondition};
+pub use self::sticky::Sticky;
 pub use self::timeouts::Timeouts;
 
 /// A group of endpoints that serve the same thing.
@@ -33,9 +40,25 @@ pub struct Upstream {
     /// How endpoints are probed.
     #[serde(default)]
     pub health_check: HealthCheck,
+    /// When an endpoint is left out for how its requests ended. Default: it never is.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OutlierDetection")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// An endpoint that is new, or has recovered, is given its whole share of requests only after this time; until then, more and more.
+    /// Default: at once.
+    #[serde(default, deserialize_with = "positive_given")]
+    #[schemars(with = "Duration")]
+    pub slow_start: Option<Duration>,
     /// With a smaller share of healthy endpoints than this, all are used.
     #[serde(default)]
     pub panic_threshold: Percent,
+    /// A client stays at the endpoint that it was given first. Default: each request is balanced for itself.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Sticky")]
+    pub sticky: Option<Sticky>,
+    /// How much each endpoint is given at once.
+    #[serde(default)]
+    pub limits: EndpointLimits,
     /// How long each step of an exchange with an endpoint may take.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -52,7 +75,11 @@ impl Upstream {
             balance: Balance::default(),
             host: HostHeader::default(),
             health_check: HealthCheck::Word(HealthCheckWord::None),
+            outlier_detection: None,
+            slow_start: None,
             panic_threshold: Percent::default(),
+            sticky: None,
+            limits: EndpointLimits::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
         }
@@ -97,6 +124,15 @@ mod tests {
         let retry = "{retries: 1, conditions: [connect_error], methods: [GET, HEAD, OPTIONS, PUT, DELETE], \
                      backoff: {base: 25ms, max: 250ms}, budget: {ratio: 20%, min: 10/s}, try_timeout: none}";
         assert_eq!(upstream.retry, decoded(retry).unwrap());
+        let ejecting = "{consecutive_errors: 5, error_ratio: 50%, window: 10s, eject_for: 30s, max_ejected: 50%}";
+        assert_eq!(decoded::<OutlierDetection>("{}").unwrap(), decoded(ejecting).unwrap());
+        assert_eq!(upstream.limits, decoded("{connections: none, requests: none, queue: 128, queue_timeout: 1s}").unwrap());
+        let sticky = |text: &str| decoded::<Sticky>(text).unwrap();
+        assert_eq!(sticky("{key: sesame}"), sticky("{cookie: ravelin_lb, key: sesame, ttl: 1h}"));
+        let http = "{http: {path: /healthz, expect: [200-299], interval: 2s, timeout: 1s, healthy_after: 1, unhealthy_after: 2}}";
+        assert_eq!(decoded::<HealthCheck>("{http: {}}").unwrap(), decoded(http).unwrap());
+        let grpc = "{grpc: {service: '', interval: 2s, timeout: 1s, healthy_after: 1, unhealthy_after: 2}}";
+        assert_eq!(decoded::<HealthCheck>("{grpc: {}}").unwrap(), decoded(grpc).unwrap());
         let check = "{tcp: {interval: 2s, timeout: 1s, healthy_after: 1, unhealthy_after: 2}}";
         let given: HealthCheck = decoded(check).unwrap();
         assert_eq!(given, WordOr::Map(HealthCheckMap::Tcp(TcpHealthCheck::default())));

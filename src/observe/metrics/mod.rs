@@ -245,6 +245,31 @@ impl Metrics {
             "Tries that the endpoint failed: no connection, no whole response in time, or a 5xx.",
             UpstreamMeter::write_failures,
         );
+        family(
+            "ravelin_endpoint_health_changes_total",
+            "counter",
+            "Times that health checks took the endpoint out or brought it back.",
+            UpstreamMeter::write_health_changes,
+        );
+        family(
+            "ravelin_endpoint_ejections_total",
+            "counter",
+            "Times that the endpoint was left out for how its requests ended.",
+            UpstreamMeter::write_ejections,
+        );
+        family(
+            "ravelin_endpoint_limit_hits_total",
+            "counter",
+            "Picks that passed the endpoint over since it had no room.",
+            UpstreamMeter::write_limit_hits,
+        );
+        family("ravelin_upstream_queued_total", "counter", "Requests that waited for room.", UpstreamMeter::write_queued);
+        family(
+            "ravelin_upstream_queue_refused_total",
+            "counter",
+            "Requests that found no room, by reason; each was answered with a 503.",
+            UpstreamMeter::write_queue_refused,
+        );
     }
 
     fn write_connections(&self, out: &mut Text<'_>) {

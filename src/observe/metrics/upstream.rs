@@ -26,6 +26,9 @@ struct Part {
     /// By reason.
     retries: [Count; REASONS.len()],
     over_budget: Count,
+    queued: Count,
+    queue_full: Count,
+    queue_timeouts: Count,
 }
 
 /// The numbers of one endpoint.
@@ -39,6 +42,9 @@ struct EndpointPart {
     selections: Count,
     connect_failures: Count,
     failures: Count,
+    limit_hits: Count,
+    ejections: Count,
+    health_changes: Count,
 }
 
 impl UpstreamMeter {
@@ -113,6 +119,43 @@ impl UpstreamMeter {
         self.write_endpoints(out, |part| &part.failures);
     }
 
+    pub(super) fn write_limit_hits(&self, out: &mut Text<'_>) {
+        self.write_endpoints(out, |part| &part.limit_hits);
+    }
+
+    pub(super) fn write_ejections(&self, out: &mut Text<'_>) {
+        self.write_endpoints(out, |part| &part.ejections);
+    }
+
+    pub(super) fn write_health_changes(&self, out: &mut Text<'_>) {
+        self.write_endpoints(out, |part| &part.health_changes);
+    }
+
+    pub(super) fn write_queued(&self, out: &mut Text<'_>) {
+        out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.queued.get()));
+    }
+
+    pub(super) fn write_queue_refused(&self, out: &mut Text<'_>) {
+        let reason = |reason| [("upstream", &*self.name), ("reason", reason)];
+        out.sample(&reason("queue_full"), self.parts.sum(|part| part.queue_full.get()));
+        out.sample(&reason("queue_timeout"), self.parts.sum(|part| part.queue_timeouts.get()));
+    }
+
+    /// A request waits for an endpoint with room.
+    pub(crate) fn queued(&self) {
+        self.parts.here().queued.add(1);
+    }
+
+    /// One that would have to is one too many.
+    pub(crate) fn queue_full(&self) {
+        self.parts.here().queue_full.add(1);
+    }
+
+    /// One has waited in vain.
+    pub(crate) fn queue_timeout(&self) {
+        self.parts.here().queue_timeouts.add(1);
+    }
+
     fn write_endpoints(&self, out: &mut Text<'_>, count: impl Fn(&EndpointPart) -> &Count) {
         for endpoint in self.endpoints.all() {
             let labels = [("upstream", &*self.name), ("endpoint", &*endpoint.address)];
@@ -135,5 +178,20 @@ impl EndpointMeter {
     /// A try ended in a way that speaks against it.
     pub(crate) fn failed(&self) {
         self.parts.here().failures.add(1);
+    }
+
+    /// A request would have gone there, had there been room.
+    pub(crate) fn limit_hit(&self) {
+        self.parts.here().limit_hits.add(1);
+    }
+
+    /// It is left out for how its requests ended.
+    pub(crate) fn ejected(&self) {
+        self.parts.here().ejections.add(1);
+    }
+
+    /// Its health check says otherwise than before.
+    pub(crate) fn health_changed(&self) {
+        self.parts.here().health_changes.add(1);
     }
 }

@@ -36,11 +36,11 @@ use crate::proxy::reply::OVERLOADED;
 use crate::proxy::request::{Act, act};
 use crate::proxy::response::{body_arrived, diagnose, lacks_descriptors};
 use crate::proxy::retry::{Circumstances, once_more};
-use crate::proxy::upstream::{await_response, is_refused, spare_all_but_the_last};
+use crate::proxy::upstream::{await_response, is_refused, refused, spare_all_but_the_last};
 use crate::proxy::who::{FOR, HOST_FIELD, PROTO, write_address};
 use crate::proxy::{Expired, affinity};
 use crate::runtime::Action;
-use crate::upstream::{Attempt, Endpoint, Outcome};
+use crate::upstream::{Attempt, Endpoint, Outcome, Refusal, Wish};
 
 /// So often a body is read before others on the thread have their turn.
 const TURN: usize = 16;
@@ -355,19 +355,22 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let key = upstream
             .hash_key()
             .and_then(|_| affinity::key(upstream, &ctx.exchange.target, &self.head.fields.map(), ctx.exchange.client.ip()));
-        let Some(endpoint) = upstream.select(&ctx.tried, key) else {
-            let message = format!("upstream `{}` has no healthy endpoint", upstream.name());
-            return Err(Error::new(503, Party::Upstream, "no_healthy_endpoint").with_message(message));
+        let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
+        // Upstreams with limits or sticky clients are not for this lane: nobody waits here.
+        let attempt = match upstream.try_engage(&ctx.tried, Wish { key, at: None }, began) {
+            Ok(Some(attempt)) => attempt,
+            Ok(None) => return Err(refused(upstream.name(), Refusal::QueueFull)),
+            Err(refusal) => return Err(refused(upstream.name(), refusal)),
         };
+        let endpoint = attempt.endpoint().clone();
         endpoint.meter().selected();
         ctx.exchange.tries += 1;
         if ctx.exchange.tries == 1 {
             upstream.meter().began();
         }
-        let began = ctx.step.take_if(|_| ctx.exchange.tries == 1).unwrap_or_else(Instant::now);
         ctx.step = Some(began);
         ctx.try_began = Some(began);
-        ctx.attempt = Some(upstream.begin(endpoint.clone(), began));
+        ctx.attempt = Some(attempt);
         ctx.exchange.endpoint = Some(endpoint.clone());
         ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
         Ok(endpoint)

@@ -164,8 +164,10 @@ pub struct Side {
 pub struct Target {
     /// The upstream's name.
     pub name: String,
-    /// `round_robin` or `random`.
+    /// `round_robin`, `random`, `least_requests`, `peak_ewma` or `hash`.
     pub balance: &'static str,
+    /// Where clients stay at endpoints: by which cookie.
+    pub sticky: Option<Sticky>,
     /// Who can be picked.
     pub endpoints: Vec<Endpoint>,
     /// The one that `sent` is shown for: the next whose turn it is. `None`: none is healthy.
@@ -204,8 +206,25 @@ pub struct Endpoint {
     pub address: String,
     /// Its weight.
     pub weight: u32,
-    /// Whether it is; not known offline.
+    /// Whether it is, by its health check; not known offline, as all below.
     pub healthy: Option<bool>,
+    /// Whether it is left out for how its requests ended.
+    pub ejected: Option<bool>,
+    /// Whether it is left out by an operator.
+    pub drained: Option<bool>,
+    /// How much of its weight counts now, in hundredths: less than 100 while it starts slowly.
+    pub share: Option<u32>,
+    /// Requests under way at it.
+    pub requests: Option<u32>,
+}
+
+/// What keeps a client at an endpoint.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sticky {
+    /// The cookie's name.
+    pub cookie: String,
+    /// Whether the request has that cookie, and it is one of ours.
+    pub by_cookie: bool,
 }
 
 /// A request as it would leave.

@@ -16,7 +16,9 @@ use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::request::{Act, act};
 use crate::proxy::split::choose;
-use crate::proxy::trace::{Action, Asked, Candidate, Copied, Endpoint, Outcome, Retry, Sent, Side, Step, Taken, Target, Trace};
+use crate::proxy::trace::{
+    Action, Asked, Candidate, Copied, Endpoint, Outcome, Retry, Sent, Side, Step, Sticky, Taken, Target, Trace,
+};
 use crate::proxy::upstream::address;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
@@ -218,17 +220,22 @@ impl Tracer<'_> {
 
     fn upstream(&self, trace: &mut Trace, exchange: &mut Exchange, headers: &HeaderMap) {
         let Some(upstream) = exchange.upstream.clone() else { return };
-        let key = affinity::key(&upstream, &exchange.target, headers, exchange.client.ip());
-        let (outlook, timeouts) = (upstream.outlook(key), upstream.timeouts());
+        let (wish, stay) = affinity::wish(&upstream, &exchange.target, headers, exchange.client.ip());
+        let (outlook, timeouts) = (upstream.outlook(wish), upstream.timeouts());
         let endpoints = outlook.endpoints.into_iter().map(|endpoint| Endpoint {
             address: endpoint.address,
             weight: endpoint.weight,
             healthy: self.live.then_some(endpoint.healthy),
+            ejected: self.live.then_some(endpoint.ejected),
+            drained: self.live.then_some(endpoint.drained),
+            share: self.live.then_some(endpoint.share),
+            requests: self.live.then_some(endpoint.in_flight),
         });
         trace.upstream = Some(Target {
             name: upstream.name().to_owned(),
             balance: outlook.balance,
             endpoints: endpoints.collect(),
+            sticky: upstream.seal().map(|seal| Sticky { cookie: seal.name().to_owned(), by_cookie: stay.is_some() }),
             endpoint: outlook.next.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
             connect_timeout: timeouts.connect.to_string(),
             response_timeout: timeouts.response.to_string(),

@@ -1,0 +1,261 @@
+//! Active health checks: who is asked how, and when.
+//!
+//! Each endpoint has a task of its own, and times that are spread over the interval, so that a thousand endpoints are not asked at one
+//! moment. A probe has one limit for all that it does. What it finds belongs to the endpoint, and goes on over a reload.
+
+mod grpc;
+mod http;
+mod tcp;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::protocols::l4::socket::SocketAddr;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::endpoint::Endpoint;
+use super::health::Thresholds;
+use crate::config::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
+use crate::types::WordOr;
+
+/// How long a probe waits for a descriptor before it looks again.
+const PAUSE: Duration = Duration::from_millis(50);
+/// First probes of a configuration at once.
+const AT_ONCE: usize = 256;
+
+/// How the endpoints of an upstream are probed.
+pub(super) struct Check {
+    upstream: Box<str>,
+    kind: Kind,
+    interval: Duration,
+    timeout: Duration,
+    thresholds: Thresholds,
+    port: Option<u16>,
+}
+
+enum Kind {
+    Tcp,
+    Http(HttpHealthCheck),
+    Grpc(GrpcHealthCheck),
+}
+
+impl Kind {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http(_) => "http",
+            Self::Grpc(_) => "grpc",
+        }
+    }
+}
+
+/// Why a probe failed.
+type Ill = String;
+
+impl Check {
+    /// `None`: nobody is probed.
+    pub(super) fn new(upstream: &str, settings: &HealthCheck) -> Option<Self> {
+        let tcp = TcpHealthCheck::default();
+        let (kind, interval, timeout, healthy_after, unhealthy_after, port) = match settings {
+            WordOr::Word(HealthCheckWord::None) => return None,
+            WordOr::Word(HealthCheckWord::Tcp) => {
+                (Kind::Tcp, tcp.interval, tcp.timeout, tcp.healthy_after, tcp.unhealthy_after, None)
+            }
+            WordOr::Map(HealthCheckMap::Tcp(tcp)) => {
+                (Kind::Tcp, tcp.interval, tcp.timeout, tcp.healthy_after, tcp.unhealthy_after, tcp.port)
+            }
+            WordOr::Map(HealthCheckMap::Http(http)) => {
+                let kind = Kind::Http(http.clone());
+                (kind, http.interval, http.timeout, http.healthy_after, http.unhealthy_after, http.port)
+            }
+            WordOr::Map(HealthCheckMap::Grpc(grpc)) => {
+                let kind = Kind::Grpc(grpc.clone());
+                (kind, grpc.interval, grpc.timeout, grpc.healthy_after, grpc.unhealthy_after, grpc.port)
+            }
+        };
+        let thresholds = Thresholds { healthy_after, unhealthy_after };
+        Some(Self { upstream: upstream.into(), kind, interval: interval.get(), timeout: timeout.get(), thresholds, port })
+    }
+
+    /// Finds out who is healthy among those of whom nothing is known yet.
+    pub(super) async fn prepare(self: &Arc<Self>, endpoints: impl Iterator<Item = Arc<Endpoint>>) {
+        let mut probing = JoinSet::new();
+        for endpoint in endpoints.filter(|endpoint| !endpoint.vitals().state().probed) {
+            if probing.len() >= AT_ONCE {
+                probing.join_next().await;
+            }
+            let check = self.clone();
+            probing.spawn(async move {
+                for _ in 0..check.thresholds.unhealthy_after {
+                    check.ask(&endpoint).await;
+                    if endpoint.vitals().state().health == super::health::Health::new() {
+                        break;
+                    }
+                }
+            });
+        }
+        while probing.join_next().await.is_some() {}
+    }
+
+    /// Probes an endpoint on and on. `bell` is rung when its health has changed.
+    async fn watch(self: Arc<Self>, endpoint: Arc<Endpoint>, bell: Arc<Notify>) {
+        // Soon for the first time, and from then on spread out.
+        sleep(self.interval.mul_f64(0.1 * fastrand::f64())).await;
+        let mut next = Instant::now() + self.interval.mul_f64(0.5 + 0.5 * fastrand::f64());
+        loop {
+            if self.ask(&endpoint).await {
+                bell.notify_one();
+            }
+            sleep_until(next).await;
+            next = next.max(Instant::now()) + self.interval.mul_f64(0.95 + 0.1 * fastrand::f64());
+        }
+    }
+
+    /// Probes an endpoint once. Whether its health has changed.
+    async fn ask(&self, endpoint: &Endpoint) -> bool {
+        let found = self.probe(endpoint).await;
+        let mut state = endpoint.vitals().state();
+        state.probed = true;
+        if !state.health.heard(found.is_ok(), self.thresholds) {
+            return false;
+        }
+        drop(state);
+        endpoint.meter().health_changed();
+        let (upstream, address, check) = (&self.upstream, endpoint.as_str(), self.kind.as_str());
+        match found {
+            Ok(()) => log::info!("endpoint is healthy again upstream={upstream} endpoint={address} check={check}"),
+            Err(ill) => {
+                log::warn!("endpoint is unhealthy upstream={upstream} endpoint={address} check={check} reason={ill:?}");
+            }
+        }
+        true
+    }
+
+    async fn probe(&self, endpoint: &Endpoint) -> Result<(), Ill> {
+        loop {
+            let probing = async {
+                let stream = dial(endpoint.address(), self.port).await?;
+                match &self.kind {
+                    Kind::Tcp => Ok(tcp::probe(stream)),
+                    Kind::Http(settings) => Ok(http::probe(stream, settings, endpoint.host()).await),
+                    Kind::Grpc(settings) => Ok(grpc::probe(stream, settings, endpoint.host()).await),
+                }
+            };
+            return match timeout(self.timeout, probing).await {
+                Ok(Ok(found)) => found,
+                // That says nothing of the endpoint.
+                Ok(Err(error)) if lacks_descriptors(&error) => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {:?}", self.timeout)),
+            };
+        }
+    }
+}
+
+/// The probes that run, one task for each endpoint; they end with it.
+#[derive(Default)]
+pub(super) struct Rounds {
+    tasks: JoinSet<()>,
+    running: HashMap<SocketAddr, (Arc<Endpoint>, AbortHandle)>,
+}
+
+impl Rounds {
+    /// Begins to probe those that are new, and leaves those alone that are gone.
+    pub(super) fn follow(&mut self, check: &Arc<Check>, bell: &Arc<Notify>, endpoints: impl Iterator<Item = Arc<Endpoint>>) {
+        let mut before = std::mem::take(&mut self.running);
+        for endpoint in endpoints {
+            let address = endpoint.address().clone();
+            let running = before.remove(&address).filter(|(same, _)| Arc::ptr_eq(same, &endpoint));
+            let running = running.unwrap_or_else(|| {
+                let task = self.tasks.spawn(check.clone().watch(endpoint.clone(), bell.clone()));
+                (endpoint, task)
+            });
+            self.running.insert(address, running);
+        }
+        before.into_values().for_each(|(_, task)| task.abort());
+        // Those that were ended are taken off the set.
+        while self.tasks.try_join_next().is_some() {}
+    }
+}
+
+/// A connection to an endpoint.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Opens one. Where a `port` is given, it is asked for in the place of the endpoint's.
+async fn dial(address: &SocketAddr, port: Option<u16>) -> io::Result<Box<dyn Stream>> {
+    Ok(match address {
+        SocketAddr::Inet(address) => {
+            let mut address = *address;
+            address.set_port(port.unwrap_or(address.port()));
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        SocketAddr::Unix(address) => {
+            let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            Box::new(UnixStream::connect(path).await?)
+        }
+    })
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::decoded;
+
+    fn check(yaml: &str) -> Arc<Check> {
+        Arc::new(Check::new("u", &decoded(yaml).unwrap()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_is_healthy() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (check, endpoint) = (check("tcp"), Endpoint::testing(port));
+        assert_eq!(check.probe(&endpoint).await, Ok(()));
+        drop(listener);
+        assert!(check.probe(&endpoint).await.unwrap_err().contains("refused"));
+    }
+
+    #[tokio::test]
+    async fn another_port_is_asked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let check = check(&format!("{{tcp: {{port: {}}}}}", listener.local_addr().unwrap().port()));
+        assert_eq!(check.probe(&Endpoint::testing(1)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_the_system_is_asked_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("a.sock")).unwrap();
+        let address = SocketAddr::Unix(listener.local_addr().unwrap());
+        assert!(dial(&address, None).await.is_ok());
+        drop(listener);
+        assert_eq!(dial(&address, None).await.err().unwrap().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn who_never_answers_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::testing(listener.local_addr().unwrap().port());
+        for kind in ["http", "grpc"] {
+            let check = check(&format!("{{{kind}: {{timeout: 20ms}}}}"));
+            assert_eq!(check.probe(&endpoint).await.unwrap_err(), "no answer within 20ms");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What is done for each request allocates nothing where it need not: picking an endpoint.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::any::Any;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use ravelin::config::{Body, Catalog, parse};
+use ravelin::upstream::Upstream;
+use schemars::{Schema, SchemaGenerator};
+
+struct NoFilters;
+
+impl Catalog for NoFilters {
+    fn names(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+    fn decode(&self, _: &str, _: Body<'_, '_>) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+    fn schema(&self, _: &str, _: &mut SchemaGenerator) -> Option<Schema> {
+        None
+    }
+}
+
+fn upstream(balance: &str, more: &str, count: usize) -> Upstream {
+    let mut yaml = format!(
+        "listeners: {{http: {{address: 127.0.0.1:0}}}}\nroutes: {{all: {{upstream: api}}}}\n\
+         upstreams:\n  api:\n    balance: {balance}\n    health_check: none\n{more}    endpoints:\n"
+    );
+    for number in 0..count {
+        writeln!(yaml, "      - {{address: 10.0.{}.{}:80, weight: {}}}", number / 250, number % 250 + 1, number % 3 + 1).unwrap();
+    }
+    let (config, report) = parse(&yaml, Path::new("ravelin.yaml"), &NoFilters, &|_| None);
+    let section = config.unwrap_or_else(|| panic!("{report}")).upstreams.remove(0).value;
+    Upstream::new("api", section, None).unwrap()
+}
+
+#[test]
+fn a_pick_allocates_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let more = "    outlier_detection: {}\n    limits: {requests: 9}\n    sticky: {key: correct horse battery}\n";
+    for balance in ["round_robin", "random", "least_requests", "peak_ewma", "{hash: {key: uri}}"] {
+        for (more, count) in [("", 3), (more, 3), ("", 1_000), (more, 1_000)] {
+            let upstream = upstream(balance, more, count);
+            runtime.block_on(upstream.prepare(false));
+            let pick = || {
+                let key = upstream.hash_key().map(|_| upstream.key_of(&[b"/orders/7"]));
+                assert!(upstream.select(&[], key).is_some());
+            };
+            // The first one makes what the thread keeps: its random numbers, its share of numbers.
+            pick();
+            let counted = allocation_counter::measure(|| (0..100).for_each(|_| pick()));
+            assert_eq!(counted.count_total, 0, "{balance} of {count}: {counted:?}");
+        }
+    }
+}

@@ -110,9 +110,14 @@ impl Pebble {
         self.prepared.write_ca(path);
     }
 
-    /// How many orders it was given.
+    /// How many orders it has taken. It refuses one request in twenty for its nonce, and is asked again.
     pub(crate) fn orders(&self) -> usize {
-        self.log.lines().iter().filter(|line| line.contains("POST /order-plz")).count()
+        self.log.lines().iter().filter(|line| line.contains("Added order")).count()
+    }
+
+    /// How many accounts it has made.
+    pub(crate) fn accounts(&self) -> usize {
+        self.log.lines().iter().filter(|line| line.contains("accounts in memory")).count()
     }
 
     /// A client that trusts what it issues.

@@ -25,6 +25,7 @@ upstreams:
   a:
     endpoints: ["ORIGIN"]
     health_check: none
+    sticky: {cookie: lb, key: "0123456789 <upstreams.sticky.key>"}
 routes:
   all:
     match: {paths: [/*]}

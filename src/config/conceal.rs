@@ -10,6 +10,10 @@ use crate::config::tree::{Kind, NodeId, Tree};
 /// A key that holds one of these has a secret for its value, wherever it stands: keys of ours, and names of header fields.
 const SECRETS: [&str; 6] = ["token", "authorization", "api-key", "apikey", "password", "secret"];
 
+fn is_sticky(text: &str) -> bool {
+    text.contains("sticky") && !text.contains("sticky_split")
+}
+
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     SECRETS.iter().any(|word| key.contains(word))
@@ -30,11 +34,24 @@ pub(crate) fn secrets(tree: &Tree, from: usize, root: NodeId, report: &mut Repor
     // A misspelt key is a secret's too.
     let admin = tree.at(root, &["admin"]).map_or(&[][..], |admin| tree.entries(admin));
     let misspelt = admin.iter().filter(|entry| entry.key != "address").map(|entry| entry.value);
-    // `key` is a word of others too: what is secret is that of `sticky`, however it is spelled.
-    let upstreams = tree.at(root, &["upstreams"]).map_or(&[][..], |upstreams| tree.entries(upstreams));
-    let sticky = upstreams.iter().filter_map(|entry| tree.at(entry.value, &["sticky"])).flat_map(|sticky| tree.entries(sticky));
-    let sealing = sticky.filter(|entry| entry.key != "cookie" && entry.key != "ttl").map(|entry| entry.value);
+    // `key` is a word of others too: what is secret is that of `sticky`, however it is spelled and wherever it has got to.
+    let (mut sealing, mut strange) = (Vec::new(), Vec::new());
+    for id in tree.ids_from(from) {
+        let Kind::Map(map) = &tree.node(id).kind else { continue };
+        let name = tree.node(id).key.and_then(|key| report.text(key)).unwrap_or("");
+        let is_known = |key: &str| key == "cookie" || key == "ttl";
+        if !is_sticky(name) && !map.entries.iter().any(|entry| is_known(&entry.key)) {
+            continue;
+        }
+        for entry in map.entries.iter().filter(|entry| !is_known(&entry.key)) {
+            sealing.push(entry.value);
+            if !entry.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+                strange.push(entry.key_span);
+            }
+        }
+    }
     let mut todo: Vec<NodeId> = named.chain(misspelt).chain(sealing).collect();
+    strange.into_iter().for_each(|span| report.conceal(span));
     while let Some(id) = todo.pop() {
         match &tree.node(id).kind {
             Kind::Null => {}
@@ -69,14 +86,17 @@ pub(crate) fn secrets_of_text(file: u16, text: &str, report: &mut Report) {
         let indent = line.len() - line.trim_start().len();
         let blank = line.trim().is_empty();
         let lower = line.to_ascii_lowercase();
-        let key = SECRETS.iter().chain(&["sticky:"]).filter_map(|key| lower.find(key).map(|found| found + key.len())).min();
+        // The key of `sticky`, which may have got to another line.
+        let sticky = if is_sticky(&lower) { Some("sticky") } else { Some("key:") };
+        let key = SECRETS.iter().copied().chain(sticky).filter_map(|key| lower.find(key).map(|found| found + key.len())).min();
         match key {
             Some(end) => {
                 let length = line.trim_end().len().max(end);
                 let begin = if dangling { indent } else { end };
                 report.conceal(Span::new(file, at + begin, at + length));
                 within = Some(indent);
-                let last = SECRETS.iter().filter_map(|key| lower.rfind(key).map(|found| found + key.len())).max().unwrap_or(end);
+                let words = SECRETS.iter().copied().chain(sticky.map(|_| "key"));
+                let last = words.filter_map(|key| lower.rfind(key).map(|found| found + key.len())).max().unwrap_or(end);
                 dangling = !line[last..length].contains(':');
             }
             None if dangling && !blank => {

@@ -160,12 +160,14 @@ impl Members {
             Some(self.place(endpoint, u32::try_from(backend.weight).unwrap_or(u32::MAX), now))
         });
         let mut places: Vec<Place> = places.collect();
-        self.eject(&mut places, now);
+        let left_out = self.eject(&mut places, now);
         let next = self.begin(&mut places, now);
         let table = Arc::new(Table::new(&self.balance, self.panic, self.sticky, places, Some(&self.table.load())));
         let open: Vec<_> = table.open().map(|endpoint| endpoint.vitals().clone()).collect();
         self.roster().open(&open);
         self.table.store(table);
+        // Said once it is so.
+        left_out.iter().for_each(|news| log::warn!("endpoint is left out {news}"));
         next
     }
 
@@ -184,9 +186,10 @@ impl Members {
         Place { endpoint, weight, healthy, ejected, drained, share: ramp::WHOLE }
     }
 
-    /// Leaves those out for whom requests spoke.
-    fn eject(&self, places: &mut [Place], now: Instant) {
-        let Some(rules) = &self.rules else { return };
+    /// Leaves those out against whom requests spoke. Who they are, and why.
+    fn eject(&self, places: &mut [Place], now: Instant) -> Vec<String> {
+        let mut left_out = Vec::new();
+        let Some(rules) = &self.rules else { return left_out };
         let suspects: Vec<(usize, Fault)> = places
             .iter()
             .enumerate()
@@ -213,13 +216,10 @@ impl Members {
             drop(state);
             places[number].ejected = true;
             endpoint.meter().ejected();
-            log::warn!(
-                "endpoint is left out upstream={} endpoint={} reason={} for={time:?}",
-                self.name,
-                endpoint.as_str(),
-                fault.as_str()
-            );
+            let (upstream, address, reason) = (&self.name, endpoint.as_str(), fault.as_str());
+            left_out.push(format!("upstream={upstream} endpoint={address} reason={reason} for={time:?}"));
         }
+        left_out
     }
 
     /// Notes who begins to serve, and gives those their shares who began a while ago. When the table changes next.

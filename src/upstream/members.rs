@@ -168,6 +168,12 @@ impl Members {
         self.table.store(table);
         // Said once it is so.
         left_out.iter().for_each(|news| log::warn!("endpoint is left out {news}"));
+        for place in self.table().places() {
+            let news = place.endpoint.vitals().state().news.take();
+            if let Some((level, news)) = news {
+                log::log!(level, "{news}");
+            }
+        }
         next
     }
 

@@ -91,6 +91,8 @@ pub(super) struct State {
     pub(super) health: Health,
     /// A probe has ended.
     pub(super) probed: bool,
+    /// What is to be said of it, once requests know.
+    pub(super) news: Option<(log::Level, String)>,
     pub(super) ejection: Ejection,
     /// It was left out when the table was laid out last.
     pub(super) out: bool,
@@ -112,6 +114,7 @@ impl Vitals {
             state: Mutex::new(State {
                 health: Health::new(),
                 probed: false,
+                news: None,
                 ejection: Ejection::default(),
                 out: false,
                 serving: None,

@@ -125,15 +125,18 @@ impl Check {
         if !state.health.heard(found.is_ok(), self.thresholds) {
             return false;
         }
+        let (upstream, address, check) = (&self.upstream, endpoint.as_str(), self.kind.as_str());
+        state.news = Some(match found {
+            Ok(()) => {
+                (log::Level::Info, format!("endpoint is healthy again upstream={upstream} endpoint={address} check={check}"))
+            }
+            Err(ill) => {
+                let news = format!("endpoint is unhealthy upstream={upstream} endpoint={address} check={check} reason={ill:?}");
+                (log::Level::Warn, news)
+            }
+        });
         drop(state);
         endpoint.meter().health_changed();
-        let (upstream, address, check) = (&self.upstream, endpoint.as_str(), self.kind.as_str());
-        match found {
-            Ok(()) => log::info!("endpoint is healthy again upstream={upstream} endpoint={address} check={check}"),
-            Err(ill) => {
-                log::warn!("endpoint is unhealthy upstream={upstream} endpoint={address} check={check} reason={ill:?}");
-            }
-        }
         true
     }
 

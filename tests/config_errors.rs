@@ -211,7 +211,16 @@ cases! {
     upstream_backups_only: upstream("    endpoints: [{address: a:80, backup: true}, {address: b:80, weight: 0}]\n");
     upstream_unhealthy_unknown: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n    health_check: none\n    panic_threshold: 30%\n");
     upstream_panic_threshold: upstream("    endpoints: [a:80]\n    panic_threshold: 0.3\n");
-    upstream_not_yet: upstream("    discover: {}\n    protocol: http2\n    tls: {}\n    proxy_protocol: v2\n");
+    upstream_not_yet: upstream("    discover: {}\n");
+    upstream_tls_without_a_name: upstream("    tls: {ca: ca.pem}\n    endpoints: [10.0.0.1:443, unix:/a.sock, api.internal:443]\n");
+    upstream_tls_half_a_pair: upstream("    endpoints: [a:443]\n    tls: {client_cert: edge.pem}\n  other:\n    endpoints: [b:443]\n    tls: {client_key: edge.key, ca: ''}\n");
+    upstream_tls_unverified: upstream("    endpoints: [a:443]\n    tls: {verify: false}\n");
+    upstream_tls_mistakes: upstream("    endpoints: [a:443]\n    tls: {sni: 10.0.0.1, verify: no, cert: a.pem}\n");
+    upstream_tls_sni_with_a_port: upstream("    endpoints: [a:443]\n    tls: {sni: 'a:443'}\n");
+    upstream_tls_is_no_word: upstream("    endpoints: [a:443]\n    tls: true\n");
+    upstream_tls_is_empty: upstream("    endpoints: [a:443]\n    tls:\n");
+    upstream_auto_without_tls: upstream("    endpoints: [a:443]\n    protocol: auto\n");
+    upstream_protocol: upstream("    endpoints: [a:443]\n    protocol: h2\n    proxy_protocol: v3\n");
     upstream_balance: upstream("    endpoints: [a:80]\n    balance: roundrobin\n");
     upstream_balance_hash_without_key: upstream("    endpoints: [a:80]\n    balance: hash\n");
     upstream_balance_hash_key: upstream("    endpoints: [a:80]\n    balance: {hash: {key: ip, by: uri}}\n");

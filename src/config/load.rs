@@ -12,7 +12,9 @@ use crate::config::pingora::{self, Surroundings};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::resolve::resolve;
 use crate::config::tree::{Entry, Kind, NodeId, Tree};
-use crate::config::{AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, sockets, suggest, tls, yaml};
+use crate::config::{
+    AccessLog, Catalog, Config, LogOutput, Span, Spanned, conceal, not_yet, sockets, suggest, tls, upstream, yaml,
+};
 
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
@@ -152,6 +154,7 @@ impl Loader<'_> {
         }
         sockets::make_absolute(&mut self.tree, root, path);
         tls::make_absolute(&mut self.tree, root, path);
+        upstream::make_absolute(&mut self.tree, root, path);
         Some(root)
     }
 

@@ -76,8 +76,8 @@ pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, Tls, TlsVersion};
 pub use upstream::{
     Backoff, Balance, Budget, Endpoint, EndpointLimits, GrpcHealthCheck, HashBalance, HashKey, HealthCheck, HealthCheckMap,
-    HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Retry, RetryBudget, RetryCondition, Sticky,
-    TcpHealthCheck, Timeouts, Upstream,
+    HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Protocol, ProxyHeader, Retry, RetryBudget,
+    RetryCondition, Sticky, TcpHealthCheck, Timeouts, Upstream, UpstreamTls,
 };
 
 /// What a file means.

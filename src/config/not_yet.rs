@@ -10,7 +10,7 @@ use crate::config::report::Diagnostic;
 const KEYS: &[(&str, &[&str])] = &[
     ("File", &["tracing"]),
     ("Listener", &["http3"]),
-    ("Upstream", &["discover", "protocol", "tls", "proxy_protocol"]),
+    ("Upstream", &["discover"]),
     ("Retry", &["hedge"]),
     ("Route", &["files"]),
     ("Match", &["when"]),

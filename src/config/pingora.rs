@@ -189,8 +189,6 @@ pub(crate) fn decode(
 const NO_EFFECT: &[(&str, &str)] = &[
     ("listener_tasks_per_fd", "each listener of Ravelin's accepts in one task"),
     ("daemon_notify_timeout_seconds", "the process in the background tells the other one over a pipe, which takes no time"),
-    ("ca_file", "upstreams are not reached over TLS yet"),
-    ("upstream_debug_ssl_keylog", "upstreams are not reached over TLS yet"),
     ("downstream_tls_offload_threadpools", "handshakes are done where connections are served"),
     ("downstream_tls_offload_thread_per_pool", "handshakes are done where connections are served"),
     ("runtime_enable_alt_timer", "it needs a build with --cfg tokio_unstable"),

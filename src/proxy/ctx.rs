@@ -9,6 +9,7 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
+use crate::proxy::connect;
 use crate::proxy::mirror::Copy;
 use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
@@ -25,7 +26,7 @@ tokio::task_local! {
 
 /// Serves one request of a connection.
 pub(crate) async fn serve<F: Future>(connection: Arc<Connection>, request: F) -> F::Output {
-    CONNECTION.scope(connection, request).await
+    CONNECTION.scope(connection, connect::scope(request)).await
 }
 
 /// What a connection tells the proxy of itself, with each of its requests.

@@ -9,11 +9,13 @@ mod affinity;
 mod bounds;
 mod chunks;
 mod clock;
+mod connect;
 mod ctx;
 mod enter;
 mod express;
 mod failure;
 mod forwarded;
+mod grpc;
 mod head;
 mod https;
 mod judge;
@@ -51,6 +53,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub(crate) use self::chunks::Chunks;
 pub(crate) use self::clock::{Clock, Expired};
+pub(crate) use self::connect::Dialer;
 use self::ctx::Ctx;
 pub(crate) use self::ctx::{Connection, StreamBounds, serve};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -76,6 +79,7 @@ pub(crate) struct Common {
     observers: Arc<Observers>,
     via: Via,
     load: Arc<Load>,
+    dialer: Dialer,
     /// How often Pingora tries a request at most.
     max_tries: u32,
     /// Connections of copies: they have nothing to do with those of requests.
@@ -86,12 +90,18 @@ impl Proxy {
     pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, settings: &ServerConf) -> Self {
         let max_tries = u32::try_from(settings.max_retries).unwrap_or(u32::MAX);
         let mirrors = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(settings))));
-        Self(Arc::new(Common { store, observers, via: Via::new(), load: Arc::new(Load::new()), max_tries, mirrors }))
+        let (via, load, dialer) = (Via::new(), Arc::new(Load::new()), Dialer::new(settings));
+        Self(Arc::new(Common { store, observers, via, load, dialer, max_tries, mirrors }))
     }
 
     /// The express lane beside it.
     pub(crate) fn express(&self, conf: &ServerConf) -> Express {
         Express::new(self.0.clone(), conf)
+    }
+
+    /// Opens connections to endpoints.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 }
 
@@ -126,7 +136,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        upstream::select(session, ctx).await
+        upstream::select(session, ctx, &self.dialer).await
     }
 
     async fn connected_to_upstream(

@@ -32,6 +32,8 @@ pub(super) fn broke(ctx: &mut Ctx, error: &PingoraError) {
     }
     if *error.esource() == ErrorSource::Upstream {
         let outcome = match error.etype() {
+            // As if there had been no connection: whatever the method, nothing has been done.
+            _ if was_not_processed(error) => Outcome::ConnectError,
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
             ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
             _ => Outcome::Invalid,
@@ -51,6 +53,15 @@ pub(super) fn expired(ctx: &mut Ctx) {
     if late {
         ended(ctx, Outcome::Timeout, Instant::now());
     }
+}
+
+/// Whether an endpoint says of a stream of HTTP/2 that it has done nothing with it: it was refused (RFC 9113 §8.7), or came after the
+/// last one that the connection takes (§6.8).
+fn was_not_processed(error: &PingoraError) -> bool {
+    let Some(cause) = error.root_cause().downcast_ref::<h2::Error>() else { return false };
+    let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let late = cause.is_go_away() && cause.reason() == Some(h2::Reason::NO_ERROR);
+    cause.is_remote() && (refused || late)
 }
 
 pub(super) fn ended(ctx: &mut Ctx, outcome: Outcome, now: Instant) {

@@ -8,7 +8,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Body, Error, Exchange, Fields, Party, Reply, ResponseHead};
-use crate::proxy::{Ctx, Proxy, Result};
+use crate::proxy::{Ctx, Proxy, Result, grpc};
 use crate::runtime::ErrorPages;
 
 /// The reason of a refusal since the process has too much to do.
@@ -102,6 +102,9 @@ pub(super) fn say_when(reply: &mut Reply, reason: &str) {
 
 /// An error as a client with these header fields gets it.
 pub(super) fn own_error(pages: &ErrorPages, status: u16, exchange: &Exchange, headers: &HeaderMap) -> Reply {
+    if grpc::is_call(headers) {
+        return grpc::ended(status, &exchange.id.to_string());
+    }
     error_page(pages, status, exchange).unwrap_or_else(|| {
         let json = headers.get_all(ACCEPT).iter().any(|accept| accepts_json(accept.as_bytes()));
         error_body(status, &exchange.id.to_string(), json)

@@ -10,8 +10,10 @@ use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+use crate::config::Protocol;
 use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
+use crate::proxy::connect::Dialer;
 use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::outcome::{broke, connecting};
@@ -21,10 +23,10 @@ use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, mirror};
-use crate::upstream::{Attempt, Refusal, Upstream};
+use crate::upstream::{Attempt, Parties, Refusal, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
-pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, dialer: &Dialer) -> Result<Box<HttpPeer>> {
     ctx.connection.clock.clear_step();
     if let Some(wait) = ctx.tries.wait() {
         tokio::time::sleep(wait).await;
@@ -75,6 +77,11 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx) -> Result<Box<H
     ctx.try_began = Some(attempt.began());
     ctx.step = Some(attempt.began());
     ctx.attempt = Some(attempt);
+    if !endpoint.link().is_plain() {
+        let listener = session.as_downstream().server_addr().and_then(|address| address.as_inet().copied());
+        let parties = Parties { client: ctx.exchange.client.address, listener };
+        dialer.direct(&mut peer, &endpoint, parties, session.is_upgrade_req()).await;
+    }
     ctx.exchange.endpoint = Some(endpoint);
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
     Ok(peer)
@@ -176,10 +183,23 @@ pub(super) fn exchange_failed(
 /// Makes the head that this try sends.
 pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
     mirror::begin(session, ctx, proxy);
-    prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))
+    prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))?;
+    if head.version == Version::HTTP_2 && session.as_downstream_mut().is_body_empty() {
+        // Over HTTP/2 Pingora tells nobody of the end of a body that there is not: the head is all, and it goes out now.
+        ctx.asked = true;
+        await_response(ctx, false);
+    }
+    Ok(())
 }
 
 async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
+    if let Some(endpoint) = &ctx.exchange.endpoint
+        && endpoint.link().protocol == Protocol::Http2
+        && head.version != Version::HTTP_2
+    {
+        let message = format!("endpoint {endpoint} agreed on no HTTP/2 (ALPN), which `protocol: http2` asks for");
+        return Err(Error::new(502, Party::Upstream, "no_http2").with_message(message));
+    }
     address(head, session.req_header().version, &proxy.via, ctx.who_asks.as_ref(), &ctx.exchange)?;
     match &ctx.route {
         Some(route) => route.chain.upstream_request(&mut ctx.run, &mut UpstreamRequest(head), &mut ctx.exchange).await,

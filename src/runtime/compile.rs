@@ -16,7 +16,7 @@ use crate::router::Router;
 use crate::runtime::acme::Clients;
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Mirror, Redirect, Respond, Side, Snapshot, Split, Trust};
-use crate::tls::Terminator;
+use crate::tls::{ClientTls, Roots, Terminator};
 use crate::types::{Duration, FileMode, ListenAddress, Secret, Status};
 use crate::upstream::Upstream;
 
@@ -118,7 +118,9 @@ pub(crate) struct Compiled {
 /// shown at once. What is as it was in `previous` is taken from there, with all that it has learned.
 pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Snapshot>, report: &mut Report) -> Option<Compiled> {
     let partial = report.has_errors();
-    let upstreams = upstreams(config.upstreams, previous, report);
+    let roots = Roots::new(&config.pingora);
+    roots.check(report);
+    let upstreams = upstreams(config.upstreams, &roots, previous, report);
     let mut chains = Chains {
         registry,
         upstreams: &upstreams,
@@ -206,18 +208,30 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
 
 type Upstreams = HashMap<String, Arc<Upstream>>;
 
-fn upstreams(sections: Vec<Named<config::Upstream>>, previous: Option<&Snapshot>, report: &mut Report) -> Upstreams {
+fn upstreams(
+    sections: Vec<Named<config::Upstream>>,
+    roots: &Roots,
+    previous: Option<&Snapshot>,
+    report: &mut Report,
+) -> Upstreams {
     let known: HashMap<&str, &Arc<Upstream>> =
         previous.iter().flat_map(|snapshot| snapshot.upstreams()).map(|upstream| (upstream.name(), upstream)).collect();
     let mut upstreams = HashMap::new();
     for Named { name, value: section } in sections {
         let name = name.value.as_str().to_owned();
-        if let Some(same) = known.get(name.as_str()).filter(|upstream| upstream.is_of(&section)) {
+        let tls = match &section.tls {
+            Some(tls) => match ClientTls::read(tls, roots, report) {
+                Some(tls) => Some(tls),
+                None => continue,
+            },
+            None => None,
+        };
+        if let Some(same) = known.get(name.as_str()).filter(|upstream| upstream.is_of(&section, tls.as_ref())) {
             upstreams.insert(name, Arc::clone(same));
             continue;
         }
         let span = section.endpoints.span;
-        match Upstream::new(&name, section, known.get(name.as_str()).map(|previous| &***previous)) {
+        match Upstream::over(&name, section, tls, known.get(name.as_str()).map(|previous| &***previous)) {
             Ok(upstream) => {
                 upstreams.insert(name, Arc::new(upstream));
             }

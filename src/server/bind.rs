@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{GetSocketDigest, SocketDigest, UniqueID};
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -82,7 +83,11 @@ impl Socket {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((stream.into(), Some(client)))
+                let mut stream = L4Stream::from(stream);
+                // Endpoints may be told where the client asked (`proxy_protocol`): the system is asked for that when it is wanted.
+                let digest = SocketDigest::from_raw_fd(stream.id());
+                stream.set_socket_digest(digest);
+                Ok((stream, Some(client)))
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;

@@ -11,18 +11,18 @@ use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::ServiceWithDependents;
-use pingora_proxy::HttpProxy;
 use pingora_runtime::current_handle;
 
 use crate::config::ListenerLimits;
 use crate::observe::{ListenerMeter, Observers, Pause, metrics};
-use crate::proxy::{Express, Proxy};
+use crate::proxy::Express;
 use crate::runtime::Store;
 use crate::server::bind::{Bound, Socket};
 use crate::server::clients::{Clients, Counted};
 use crate::server::connection::{Accepted, serve};
 use crate::server::descriptors::Descriptors;
 use crate::server::drain::Drain;
+use crate::server::engine::Engine;
 use crate::server::gate::Gate;
 use crate::server::ready::Waiting;
 
@@ -38,7 +38,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// All listeners as one service.
 pub(super) struct Listeners {
     sockets: Vec<Bound>,
-    proxy: Arc<HttpProxy<Proxy>>,
+    proxy: Arc<Engine>,
     express: Arc<Express>,
     store: Arc<Store>,
     drain: Arc<Drain>,
@@ -51,7 +51,7 @@ impl Listeners {
     pub(super) fn new(
         sockets: Vec<Bound>,
         waiting: Waiting,
-        (proxy, express): (Arc<HttpProxy<Proxy>>, Arc<Express>),
+        (proxy, express): (Arc<Engine>, Arc<Express>),
         store: Arc<Store>,
         drain: Arc<Drain>,
         observers: Arc<Observers>,
@@ -129,7 +129,7 @@ pub(super) struct Listener {
     clients: Arc<Clients>,
     /// Their TLS handshakes that are in progress.
     pub(super) handshakes: Arc<Clients>,
-    pub(super) proxy: Arc<HttpProxy<Proxy>>,
+    pub(super) proxy: Arc<Engine>,
     pub(super) express: Arc<Express>,
     pub(super) store: Arc<Store>,
     pub(super) drain: Arc<Drain>,

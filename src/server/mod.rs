@@ -8,6 +8,7 @@ mod clients;
 mod connection;
 mod descriptors;
 mod drain;
+mod engine;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -39,7 +40,6 @@ use std::time::{Duration, Instant};
 use pingora_core::server::configuration::{Opt, ServerConf};
 use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
-use pingora_proxy::http_proxy;
 use rustix::process::geteuid;
 use tokio::sync::{oneshot, watch};
 
@@ -49,6 +49,7 @@ pub(crate) use self::reload::Load;
 
 use self::background::Launcher;
 use self::bind::{Binder, Bound, SocketFile};
+use self::engine::engine;
 use self::listeners::Listeners;
 use self::logs::Logs;
 use self::private::{Folder, PidFile};
@@ -103,6 +104,9 @@ pub(crate) enum StartError {
     /// The log can't be written.
     #[error(transparent)]
     AccessLog(#[from] OpenError),
+    /// Pingora's engine can't be had.
+    #[error("the proxy can't be started: {0}")]
+    Engine(io::Error),
 }
 
 /// What a process has before it becomes the one that serves.
@@ -241,7 +245,7 @@ fn settle(
     );
     let store = Arc::new(Store::new(snapshot));
     let first = First { tasks, reload, files, sandbox };
-    run(boot, Configured { load, first, store, observers }, seat, launcher);
+    run(boot, Configured { load, first, store, observers }, seat, launcher)?;
     log::info!("stopped");
     Ok(())
 }
@@ -255,7 +259,7 @@ struct Configured {
 }
 
 /// Puts Pingora's server together and runs it.
-fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<Option<Launcher>>>) {
+fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<Option<Launcher>>>) -> Result<(), StartError> {
     let Configured { load, first, store, observers } = configured;
     let times = times(&boot.pingora);
     let in_force = InForce {
@@ -271,7 +275,7 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     server.bootstrap();
     let proxy = Proxy::new(store.clone(), observers.clone(), &server.configuration);
     let express = Arc::new(proxy.express(&server.configuration));
-    let proxy = Arc::new(http_proxy(&server.configuration, proxy));
+    let proxy = engine(&server.configuration, proxy).map_err(StartError::Engine)?;
     let drain = Arc::new(Drain::new());
     let successors = Arc::new(Successors::new(seat.offers, [seat.uid, geteuid().as_raw()]));
     let (settled, is_settled) = watch::channel(false);
@@ -306,6 +310,7 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     }
     drop(pid_file);
     drop(seat.folder);
+    Ok(())
 }
 
 fn times(conf: &ServerConf) -> Times {

@@ -5,14 +5,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::server::engine::Engine;
 use async_trait::async_trait;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
-use pingora_proxy::HttpProxy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::proxy::Proxy;
 use crate::server::drain::Drain;
 use crate::server::supervisor;
 use crate::server::upgrade::{Successors, Tenure};
@@ -30,7 +29,7 @@ pub(super) struct Signals {
     pub(super) successors: Arc<Successors>,
     pub(super) tenure: Tenure,
     pub(super) times: Times,
-    pub(super) proxy: Arc<HttpProxy<Proxy>>,
+    pub(super) proxy: Arc<Engine>,
 }
 
 /// How long each step may take.

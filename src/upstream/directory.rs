@@ -14,11 +14,12 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 
-use crate::config::{self, Timeouts};
+use crate::config;
 use crate::observe::UpstreamMeter;
 use crate::types::Address;
 use crate::upstream::endpoint::{Endpoint, EndpointError, Terms};
 use crate::upstream::gate::{Gate, capacity};
+use crate::upstream::link::Link;
 use crate::upstream::outlier::Rules;
 use crate::upstream::vitals::Roster;
 
@@ -29,7 +30,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Directory {
     upstream: Box<str>,
-    timeouts: Timeouts,
+    link: Arc<Link>,
     meter: Arc<UpstreamMeter>,
     roster: Arc<Roster>,
     terms: Terms,
@@ -69,6 +70,7 @@ impl Directory {
     pub(super) fn new(
         upstream: &str,
         section: &config::Upstream,
+        link: Arc<Link>,
         meter: Arc<UpstreamMeter>,
         roster: Arc<Roster>,
     ) -> Result<Self, EndpointError> {
@@ -108,16 +110,16 @@ impl Directory {
             }
         }
         let terms = terms(section, &roster);
-        let directory = Self { timeouts: section.timeouts.clone(), roster, terms, fixed, names, ..Self::empty(upstream, meter) };
+        let directory = Self { roster, terms, fixed, names, ..Self::empty(upstream, link, meter) };
         directory.publish(directory.fixed.clone());
         Ok(directory)
     }
 
     /// The directory of an upstream that has no endpoints.
-    pub(super) fn empty(upstream: &str, meter: Arc<UpstreamMeter>) -> Self {
+    pub(super) fn empty(upstream: &str, link: Arc<Link>, meter: Arc<UpstreamMeter>) -> Self {
         Self {
             upstream: upstream.into(),
-            timeouts: Timeouts::default(),
+            link,
             meter,
             roster: Arc::default(),
             terms: Terms::default(),
@@ -162,13 +164,21 @@ impl Directory {
                 continue;
             }
             let endpoint = match known.get(&entry.address) {
-                Some(endpoint) if endpoint.host() == &*entry.host => endpoint.clone(),
+                Some(endpoint) if endpoint.host() == &*entry.host && endpoint.is_backup() == entry.backup => endpoint.clone(),
                 _ => {
                     let vitals = self.roster.of(&entry.address);
                     let address = entry.address.clone();
-                    let endpoint = Endpoint::new(&self.upstream, address, &entry.host, &self.timeouts, &self.meter, vitals);
-                    let endpoint = endpoint.on(self.terms.clone());
-                    Arc::new(if entry.backup { endpoint.into_backup() } else { endpoint })
+                    match Endpoint::new(address, &entry.host, &self.link, &self.meter, vitals) {
+                        Ok(endpoint) => {
+                            let endpoint = endpoint.on(self.terms.clone());
+                            Arc::new(if entry.backup { endpoint.into_backup() } else { endpoint })
+                        }
+                        Err(error) => {
+                            // Left out rather than reached without knowing who it is.
+                            log::error!("endpoint can't be used upstream={} error={error}", self.upstream);
+                            continue;
+                        }
+                    }
                 }
             };
             table.insert(entry.address.clone(), endpoint);

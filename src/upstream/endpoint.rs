@@ -2,20 +2,25 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration as Time, Instant};
 
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
 
-use crate::config::Timeouts;
+use crate::config::Protocol;
 use crate::observe::{EndpointMeter, UpstreamMeter};
+use crate::tls::Alpn;
 use crate::types::{Duration, Limit};
 use crate::upstream::balance::key_of;
 use crate::upstream::gate::Gate;
+use crate::upstream::link::Link;
 use crate::upstream::outlier::Rules;
 use crate::upstream::pool::Room;
+use crate::upstream::proxy_header::Parties;
 use crate::upstream::vitals::Vitals;
 
 /// An address that serves an upstream's requests.
@@ -23,6 +28,9 @@ pub struct Endpoint {
     address: SocketAddr,
     text: Box<str>,
     host: Box<str>,
+    /// The name that it must prove, over TLS.
+    name: Option<ServerName<'static>>,
+    link: Arc<Link>,
     peer: HttpPeer,
     /// Of what decides whether a connection of another's can be used.
     key: u64,
@@ -30,6 +38,8 @@ pub struct Endpoint {
     meter: Arc<EndpointMeter>,
     vitals: Arc<Vitals>,
     backup: bool,
+    /// Which protocol it chose, where it had the choice.
+    spoken: AtomicU8,
     terms: Terms,
 }
 
@@ -40,6 +50,22 @@ pub(super) struct Terms {
     pub(super) gate: Option<Arc<Gate>>,
     /// When it is left out for how its requests ended, and what is rung then.
     pub(super) judge: Option<(Arc<Rules>, Arc<Notify>)>,
+}
+
+/// Requests at once on a connection of HTTP/2. Pingora allows one.
+const STREAMS: usize = 100;
+
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Http1,
+    Http2,
+    /// The endpoint chooses, and has not been asked yet.
+    Open,
 }
 
 /// An endpoint that can't be used.
@@ -53,54 +79,65 @@ pub enum EndpointError {
         /// What the system says.
         reason: String,
     },
+    /// It is reached over TLS, of which nothing is known.
+    #[error("the files of `tls` have not been read")]
+    Unread,
+    /// It is reached over TLS, and has no name that it could prove.
+    #[error("`{address}` has no name to prove: `tls` needs `sni`")]
+    NoName {
+        /// Where it is.
+        address: String,
+    },
 }
 
 impl Endpoint {
-    /// `host` is the endpoint as configured: what it gets as `Host` where the upstream says `host: endpoint`.
+    /// `host` is the endpoint as configured: what it gets as `Host` where the upstream says `host: endpoint`, and without its port
+    /// the name that it must prove where the upstream gives none.
+    ///
+    /// # Errors
+    /// It is reached over TLS, and has no name to prove.
     pub(super) fn new(
-        upstream: &str,
         address: SocketAddr,
         host: &str,
-        timeouts: &Timeouts,
+        link: &Arc<Link>,
         meter: &UpstreamMeter,
         vitals: Arc<Vitals>,
-    ) -> Self {
-        let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
-        let mut peer = match &address {
-            SocketAddr::Inet(inet) => HttpPeer::new(inet, false, String::new()),
-            // Replaced below: Pingora's constructor takes text only.
-            SocketAddr::Unix(_) => HttpPeer::new(("127.0.0.1", 1), false, String::new()),
+    ) -> Result<Self, EndpointError> {
+        let text = address.to_string();
+        let name = match &link.tls {
+            Some(tls) => Some(server_name(tls.name(), host).ok_or_else(|| EndpointError::NoName { address: text.clone() })?),
+            None => None,
         };
-        peer._address = address.clone();
-        peer.group_key = group_key(upstream);
-        peer.options.connection_timeout = limit(&timeouts.connect);
-        peer.options.total_connection_timeout = limit(&timeouts.connect);
-        let read_timeout = match (limit(&timeouts.response), limit(&timeouts.read)) {
+        let peer = peer(&address, link, name.as_ref());
+        let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
+        let read_timeout = match (limit(&link.timeouts.response), limit(&link.timeouts.read)) {
             (Some(response), Some(read)) => Some(response.max(read)),
             _ => None,
         };
-        peer.options.write_timeout = limit(&timeouts.write);
-        peer.options.idle_timeout = limit(&timeouts.idle);
-        let text = address.to_string();
-        Self {
+        Ok(Self {
             meter: meter.endpoint(&text),
             text: text.into(),
             address,
             host: host.into(),
             key: peer.reuse_hash(),
+            name,
+            link: link.clone(),
             peer,
             read_timeout,
             vitals,
             backup: false,
+            spoken: AtomicU8::new(UNKNOWN),
             terms: Terms::default(),
-        }
+        })
     }
 
     #[cfg(test)]
     pub(super) fn testing(port: u16) -> Self {
         let address = SocketAddr::Inet(([127, 0, 0, 1], port).into());
         let vitals = crate::upstream::vitals::Roster::default().of(&address);
-        Self::new("u", address, "u", &Timeouts::default(), &crate::observe::metrics().upstream("u"), vitals)
+        let link = Arc::new(Link::new("u", &crate::config::Upstream::nowhere(), None));
+        let meter = crate::observe::metrics().upstream("u");
+        Self::new(address, "u", &link, &meter, vitals).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Used only while no other is healthy.
@@ -188,6 +225,51 @@ impl Endpoint {
         self.vitals.pool().put(stream, self.key, self.peer.options.idle_timeout, now, room);
     }
 
+    /// How connections to it are opened.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whose connections it may use, when each belongs to one client.
+    pub(crate) fn group_for(&self, parties: &Parties) -> u64 {
+        let mut group = DefaultHasher::new();
+        (self.link.group, parties).hash(&mut group);
+        group.finish()
+    }
+
+    /// The name that it must prove, over TLS.
+    pub(crate) fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.name.as_ref()
+    }
+
+    /// What is spoken with it. An upgrade is a matter of HTTP/1.1.
+    pub(crate) fn speaks(&self, upgrade: bool) -> Spoken {
+        match self.link.protocol {
+            Protocol::Http1 => Spoken::Http1,
+            Protocol::Http2 => Spoken::Http2,
+            Protocol::Auto if upgrade => Spoken::Http1,
+            Protocol::Auto => match self.spoken.load(Ordering::Relaxed) {
+                HTTP1 => Spoken::Http1,
+                HTTP2 => Spoken::Http2,
+                _ => Spoken::Open,
+            },
+        }
+    }
+
+    /// It chose this one.
+    pub(crate) fn chose(&self, http2: bool) {
+        self.spoken.store(if http2 { HTTP2 } else { HTTP1 }, Ordering::Relaxed);
+    }
+
+    /// What it is offered on a connection on which this is to be spoken.
+    pub(crate) fn offer(spoken: Spoken) -> Alpn {
+        match spoken {
+            Spoken::Http1 => Alpn::Http1,
+            Spoken::Http2 => Alpn::Http2,
+            Spoken::Open => Alpn::Either,
+        }
+    }
+
     /// A limit for Pingora's reads, where no client's connection keeps the time: Pingora knows one for head and body alike, so it is
     /// the looser of the two.
     pub(crate) fn read_timeout(&self) -> Option<Time> {
@@ -195,9 +277,47 @@ impl Endpoint {
     }
 }
 
-/// Connections are never shared between upstreams: their settings may differ.
-fn group_key(upstream: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    upstream.hash(&mut hasher);
-    hasher.finish()
+/// The name that an endpoint must prove: the upstream's, else its own. An address is none.
+fn server_name(given: Option<&str>, host: &str) -> Option<ServerName<'static>> {
+    let own = || host.rsplit_once(':').map(|(name, _)| name);
+    let name = ServerName::try_from(given.or_else(own)?.to_owned()).ok()?;
+    matches!(name, ServerName::DnsName(_)).then_some(name)
+}
+
+/// What Pingora connects to. It waits for a response without a limit of its own.
+fn peer(address: &SocketAddr, link: &Link, name: Option<&ServerName<'static>>) -> HttpPeer {
+    let limit = |limit: &Limit<Duration>| limit.get().map(Duration::get);
+    // An empty name would switch verification off: there is one wherever there is TLS.
+    let sni = name.map_or_else(String::new, |name| name.to_str().into_owned());
+    let mut peer = match address {
+        SocketAddr::Inet(inet) => HttpPeer::new(inet, name.is_some(), sni),
+        // Replaced below: Pingora's constructor takes text only.
+        SocketAddr::Unix(_) => HttpPeer::new(("127.0.0.1", 1), name.is_some(), sni),
+    };
+    peer._address = address.clone();
+    peer.group_key = link.group;
+    let options = &mut peer.options;
+    options.connection_timeout = limit(&link.timeouts.connect);
+    options.total_connection_timeout = limit(&link.timeouts.connect);
+    options.write_timeout = limit(&link.timeouts.write);
+    options.idle_timeout = limit(&link.timeouts.idle);
+    options.max_h2_streams = STREAMS;
+    options.alpn = match link.protocol {
+        Protocol::Http1 => ALPN::H1,
+        Protocol::Http2 => ALPN::H2,
+        Protocol::Auto => ALPN::H2H1,
+    };
+    if let Some(tls) = &link.tls {
+        options.verify_cert = tls.verifies();
+        options.verify_hostname = tls.verifies();
+        options.ca = link.authorities.clone();
+        peer.client_cert_key = link.identity.clone();
+    }
+    peer
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
 }

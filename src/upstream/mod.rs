@@ -12,10 +12,12 @@ mod eligible;
 mod endpoint;
 mod gate;
 mod health;
+mod link;
 mod members;
 mod outcome;
 mod outlier;
 mod pool;
+mod proxy_header;
 mod ramp;
 pub(crate) mod retry;
 mod sticky;
@@ -30,9 +32,12 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::server::ShutdownWatch;
 
 pub(crate) use self::attempt::Attempt;
+pub(crate) use self::endpoint::Spoken;
 pub use self::endpoint::{Endpoint, EndpointError};
+pub(crate) use self::link::Link;
 pub(crate) use self::outcome::Outcome;
 pub(crate) use self::pool::Room;
+pub(crate) use self::proxy_header::Parties;
 pub(crate) use self::sticky::{Seal, Stay};
 
 use self::directory::Directory;
@@ -41,12 +46,14 @@ use self::members::Members;
 use self::table::Ask;
 use crate::config::{self, Balance, HashKey, HostHeader};
 use crate::observe::{UpstreamMeter, metrics};
+use crate::tls::ClientTls;
 use crate::types::Address;
 
 /// Endpoints that serve the same thing, and the rules by which one of them is picked.
 pub struct Upstream {
     name: Box<str>,
     members: Arc<Members>,
+    link: Arc<Link>,
     /// Counts picks, whatever becomes of the endpoints: nobody begins anew because another came or went.
     turn: AtomicUsize,
     deadlines: Deadlines,
@@ -129,15 +136,29 @@ pub struct Deadlines {
 }
 
 impl Upstream {
-    /// Builds an upstream from its section. Nothing is resolved, probed or connected yet: [`Upstream::run`] does that. `previous` is
-    /// the upstream of this name before: how its endpoints fared is not forgotten.
+    /// Builds an upstream without TLS from its section. Nothing is resolved, probed or connected yet: [`Upstream::run`] does that.
+    /// `previous` is the upstream of this name before: how its endpoints fared is not forgotten.
     ///
     /// # Errors
-    /// An endpoint's address can't be used.
+    /// An endpoint's address can't be used, or the section has `tls`, of which no file has been read.
     pub fn new(name: &str, section: config::Upstream, previous: Option<&Self>) -> Result<Self, EndpointError> {
+        if section.tls.is_some() {
+            return Err(EndpointError::Unread);
+        }
+        Self::over(name, section, None, previous)
+    }
+
+    /// As [`Upstream::new`], with what the files of the section's `tls` hold.
+    pub(crate) fn over(
+        name: &str,
+        section: config::Upstream,
+        tls: Option<Arc<ClientTls>>,
+        previous: Option<&Self>,
+    ) -> Result<Self, EndpointError> {
+        let link = Arc::new(Link::new(name, &section, tls));
         let meter = metrics().upstream(name);
         let roster = previous.map_or_else(Arc::default, |previous| previous.members.roster().clone());
-        let directory = Directory::new(name, &section, meter.clone(), roster)?;
+        let directory = Directory::new(name, &section, link.clone(), meter.clone(), roster)?;
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
         let deadlines = Deadlines {
@@ -148,18 +169,19 @@ impl Upstream {
         let members = Members::new(name, &section, directory);
         let limits = capacity(&section.limits, 1).map(|capacity| (Patience::new(&section.limits), capacity));
         let seal = section.sticky.as_ref().map(|sticky| Seal::new(name, sticky));
-        Ok(Self { name: name.into(), members, turn: AtomicUsize::new(0), deadlines, retries, limits, seal, section, meter })
+        Ok(Self { name: name.into(), members, link, turn: AtomicUsize::new(0), deadlines, retries, limits, seal, section, meter })
     }
 
     /// An upstream without endpoints, for tests of filters that choose one by name.
     pub(crate) fn nowhere(name: &str) -> Self {
         let section = config::Upstream::nowhere();
         let meter = metrics().upstream(name);
-        let members = Members::new(name, &section, Directory::empty(name, meter.clone()));
+        let link = Arc::new(Link::new(name, &section, None));
+        let members = Members::new(name, &section, Directory::empty(name, link.clone(), meter.clone()));
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let deadlines = Deadlines { response: None, read: None, write: None };
         let turn = AtomicUsize::new(0);
-        Self { name: name.into(), members, turn, deadlines, retries, limits: None, seal: None, section, meter }
+        Self { name: name.into(), members, link, turn, deadlines, retries, limits: None, seal: None, section, meter }
     }
 
     /// Its name in the configuration.
@@ -173,9 +195,9 @@ impl Upstream {
         self.section.endpoints.value.iter().any(|endpoint| matches!(endpoint.value.address, Address::Name { .. }))
     }
 
-    /// Whether it was built from a section that says the same.
-    pub(crate) fn is_of(&self, section: &config::Upstream) -> bool {
-        self.section == *section
+    /// Whether it was built from a section that says the same, and from files that held the same.
+    pub(crate) fn is_of(&self, section: &config::Upstream, tls: Option<&Arc<ClientTls>>) -> bool {
+        self.section == *section && self.link.is_of(tls)
     }
 
     /// When a request is tried again.
@@ -195,7 +217,7 @@ impl Upstream {
         } else if self.limits.is_some() {
             Some("its upstream has limits")
         } else {
-            None
+            self.link.general()
         }
     }
 

@@ -124,6 +124,14 @@ impl Connection {
         })
     }
 
+    /// Where it comes from, over TCP.
+    pub(crate) fn local_address(&self) -> Option<std::net::SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     /// Sends bytes. That the peer has closed already is no error here: its answer tells.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.send_by(bytes, Deadline::standard())

@@ -21,6 +21,8 @@ pub(crate) struct H2Connection {
     requests: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
     streams: VecDeque<Stream>,
+    /// Open still, and read no more.
+    left: Vec<Stream>,
     pub(crate) sent_at: Instant,
     pub(crate) transcript: Transcript,
 }
@@ -43,7 +45,7 @@ impl H2Connection {
         };
         let (requests, driver) = within(deadline, "the HTTP/2 handshake", handshake).map_err(io::Error::other)??;
         let transcript = Transcript::default();
-        Ok(Self { requests, driver, streams: VecDeque::new(), sent_at: Instant::now(), transcript })
+        Ok(Self { requests, driver, streams: VecDeque::new(), left: Vec::new(), sent_at: Instant::now(), transcript })
     }
 
     /// Opens a stream with this request.
@@ -91,6 +93,13 @@ impl H2Connection {
         enough: impl Fn(&Response) -> bool,
     ) -> Result<Response, Trouble> {
         self.read(deadline, enough)
+    }
+
+    /// Goes on to the next stream; this one stays open.
+    pub(crate) fn forget_oldest(&mut self) {
+        if let Some(stream) = self.streams.pop_front() {
+            self.left.push(stream);
+        }
     }
 
     fn read(&mut self, deadline: Deadline, enough: impl Fn(&Response) -> bool) -> Result<Response, Trouble> {

@@ -25,11 +25,13 @@
 pub(crate) mod covers;
 mod deadline;
 mod download;
+mod endpoint;
 mod events;
 mod http1;
 mod http2;
 mod origin;
 pub(crate) mod pebble;
+mod pki;
 mod ports;
 mod process;
 mod serve;
@@ -39,10 +41,12 @@ mod wire;
 
 pub(crate) use deadline::Deadline;
 pub(crate) use download::Halfway;
+pub(crate) use endpoint::{Endpoint, Reached};
 pub(crate) use events::Events;
 pub(crate) use http1::{Connection, Outgoing};
 pub(crate) use http2::H2Connection;
 pub(crate) use origin::{Action, Answer, Bind, Origin, Received, Trigger};
+pub(crate) use pki::{Authority, Pair};
 pub(crate) use ports::{Reserved, free_port, has_ipv6};
 pub(crate) use process::{Launch, Log, Ravelin, Signal, listeners, use_program};
 pub(crate) use usage::{Usage, full, get, may_open, metric, metrics, until_metric, until_nothing_is_left};

@@ -6,7 +6,7 @@ use super::Resolver;
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Action, Backoff, Balance, HealthCheck, HealthCheckWord, Named, Route, Span, Upstream};
+use crate::config::{Action, Backoff, Balance, HealthCheck, HealthCheckWord, Named, Protocol, Route, Span, Upstream};
 use crate::types::{Address, Duration, Percent, WordOr};
 
 /// Characters of a key that seals cookies, at least.
@@ -19,6 +19,7 @@ impl Resolver<'_> {
         for entry in entries {
             let Some(upstream) = entry.decoded.value else { continue };
             self.endpoints(&upstream, entry.node, entry.decoded.whole);
+            self.connections(&upstream, entry.decoded.whole);
             self.health(&upstream, entry.node);
             self.outliers(&upstream, entry.node);
             self.limits(&upstream, entry.node);
@@ -56,6 +57,46 @@ impl Resolver<'_> {
                     places.insert(&endpoint.address, endpoint.span);
                 }
             }
+        }
+    }
+
+    /// How connections to endpoints are opened.
+    fn connections(&mut self, upstream: &Upstream, whole: bool) {
+        let Some(tls) = &upstream.tls else {
+            if upstream.protocol.value == Protocol::Auto && whole {
+                let diagnostic =
+                    Diagnostic::error(upstream.protocol.span, "`auto` needs `tls`: there, both sides agree on a protocol");
+                self.report.push(diagnostic.hint("add `tls: {}`, or write `http1` or `http2`"));
+            }
+            return;
+        };
+        for path in [&tls.ca, &tls.client_cert, &tls.client_key].into_iter().flatten().filter(|path| path.as_os_str().is_empty())
+        {
+            self.report.push(Diagnostic::error(path.span, "the path is empty").hint("write the path of a PEM file"));
+        }
+        match (&tls.client_cert, &tls.client_key) {
+            (Some(cert), None) if whole => {
+                let diagnostic = Diagnostic::error(cert.span, "`client_cert` without `client_key`");
+                self.report.push(diagnostic.hint("add the file of its private key"));
+            }
+            (None, Some(key)) if whole => {
+                let diagnostic = Diagnostic::error(key.span, "`client_key` without `client_cert`");
+                self.report.push(diagnostic.hint("add the file of its certificate"));
+            }
+            _ => {}
+        }
+        if !tls.verify.value {
+            let message = "`verify: false`: whoever is on the way to the endpoints can read and change everything";
+            self.report
+                .push(Diagnostic::warning(tls.verify.span, message).hint("name their authority instead: `ca: internal.pem`"));
+        }
+        if tls.sni.is_some() || !whole {
+            return;
+        }
+        for endpoint in upstream.endpoints.iter().filter(|endpoint| !matches!(endpoint.address, Address::Name { .. })) {
+            let message = "an endpoint without a name can't prove it: `tls` needs `sni` here";
+            let diagnostic = Diagnostic::error(endpoint.span, message).related(tls.span, "the upstream's `tls`");
+            self.report.push(diagnostic.hint("say which name is in its certificate: `tls: {sni: api.internal}`"));
         }
     }
 

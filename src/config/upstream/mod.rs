@@ -5,9 +5,12 @@ mod endpoint;
 mod health;
 mod limits;
 mod outlier;
+mod paths;
+mod protocol;
 mod retry;
 mod sticky;
 mod timeouts;
+mod tls;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,9 +24,12 @@ pub use self::endpoint::Endpoint;
 pub use self::health::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
 pub use self::limits::EndpointLimits;
 pub use self::outlier::OutlierDetection;
+pub(crate) use self::paths::make_absolute;
+pub use self::protocol::{Protocol, ProxyHeader};
 pub use self::retry::{Backoff, Budget, NoBudget, Retry, RetryBudget, RetryCondition};
 pub use self::sticky::Sticky;
 pub use self::timeouts::Timeouts;
+pub use self::tls::UpstreamTls;
 
 /// A group of endpoints that serve the same thing.
 #[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -34,6 +40,15 @@ pub struct Upstream {
     /// How an endpoint is chosen for a request.
     #[serde(default)]
     pub balance: Balance,
+    /// What is spoken with endpoints.
+    #[serde(default)]
+    pub protocol: Spanned<Protocol>,
+    /// TLS towards endpoints. Default: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "UpstreamTls")]
+    pub tls: Option<Spanned<UpstreamTls>>,
+    /// Which PROXY header tells endpoints whom a connection is for. Default: none.
+    pub proxy_protocol: Option<ProxyHeader>,
     /// What the endpoint sees as `Host`.
     #[serde(default)]
     pub host: HostHeader,
@@ -73,6 +88,9 @@ impl Upstream {
         Self {
             endpoints: Spanned::new(Vec::new(), crate::config::Span::default()),
             balance: Balance::default(),
+            protocol: Spanned::default(),
+            tls: None,
+            proxy_protocol: None,
             host: HostHeader::default(),
             health_check: HealthCheck::Word(HealthCheckWord::None),
             outlier_detection: None,

@@ -122,7 +122,7 @@ fn every_configuration_of_ours_passes_check() {
     let copy = tempfile::tempdir().unwrap();
     assert!(Command::new("cp").arg("-r").arg(root.join("conf")).arg(copy.path()).status().unwrap().success());
     let certs = copy.path().join("conf/examples/certs");
-    std::fs::create_dir(&certs).unwrap();
+    std::fs::create_dir_all(&certs).unwrap();
     for name in ["example.com", "example.com-rsa", "wildcard.example.org", "clients"] {
         let kind = if name.ends_with("-rsa") { &rcgen::PKCS_RSA_SHA256 } else { &rcgen::PKCS_ECDSA_P256_SHA256 };
         let key = rcgen::KeyPair::generate_for(kind).unwrap();

@@ -211,7 +211,12 @@ cases! {
     upstream_backups_only: upstream("    endpoints: [{address: a:80, backup: true}, {address: b:80, weight: 0}]\n");
     upstream_unhealthy_unknown: upstream("    endpoints: [a:80, {address: b:80, backup: true}]\n    health_check: none\n    panic_threshold: 30%\n");
     upstream_panic_threshold: upstream("    endpoints: [a:80]\n    panic_threshold: 0.3\n");
-    upstream_not_yet: upstream("    discover: {}\n");
+    upstream_discover_beside_endpoints: upstream("    endpoints: [a:80]\n    discover: {dns: {name: a, port: 80}}\n");
+    upstream_discover_mistakes: upstream("    discover: {dns: {name: 10.0.0.1, port: 0, refresh: 0s, resolver: dns.internal}}\n");
+    upstream_discover_srv_with_a_port: upstream("    discover: {dns_srv: {name: _http._tcp.web, port: 80}}\n");
+    upstream_discover_two: upstream("    discover: {dns: {name: a, port: 80}, file: {path: a}}\n");
+    upstream_discover_nothing: upstream("    discover: {}\n");
+    upstream_discover_file_without_path: upstream("    discover: {file: {path: ''}}\n");
     upstream_tls_without_a_name: upstream("    tls: {ca: ca.pem}\n    endpoints: [10.0.0.1:443, unix:/a.sock, api.internal:443]\n");
     upstream_tls_half_a_pair: upstream("    endpoints: [a:443]\n    tls: {client_cert: edge.pem}\n  other:\n    endpoints: [b:443]\n    tls: {client_key: edge.key, ca: ''}\n");
     upstream_tls_unverified: upstream("    endpoints: [a:443]\n    tls: {verify: false}\n");

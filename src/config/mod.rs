@@ -75,10 +75,11 @@ pub use span::{Span, Spanned};
 pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, Tls, TlsVersion};
 pub use upstream::{
-    Backoff, Balance, Budget, Endpoint, EndpointLimits, GrpcHealthCheck, HashBalance, HashKey, HealthCheck, HealthCheckMap,
-    HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Protocol, ProxyHeader, Retry, RetryBudget,
-    RetryCondition, Sticky, TcpHealthCheck, Timeouts, Upstream, UpstreamTls,
+    Backoff, Balance, Budget, Discover, DnsDiscovery, Endpoint, EndpointLimits, FileDiscovery, GrpcHealthCheck, HashBalance,
+    HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Protocol,
+    ProxyHeader, Retry, RetryBudget, RetryCondition, SrvDiscovery, Sticky, TcpHealthCheck, Timeouts, Upstream, UpstreamTls,
 };
+pub(crate) use upstream::{STREAMS, endpoints_of};
 
 /// What a file means.
 pub struct Config {

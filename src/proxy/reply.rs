@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -16,6 +17,8 @@ pub(super) const OVERLOADED: &str = "overloaded";
 /// The reasons of a refusal since no endpoint has room.
 pub(super) const QUEUE_FULL: &str = "queue_full";
 pub(super) const QUEUE_TIMEOUT: &str = "queue_timeout";
+/// How long what is left of a call may take once it has been answered.
+const REST: std::time::Duration = std::time::Duration::from_secs(1);
 /// In seconds: what is in flight is over by then, or the limit was too high.
 pub(super) const RETRY_AFTER: &[u8] = b"1";
 
@@ -77,6 +80,10 @@ impl Proxy {
         if let Err(error) = &written {
             session.set_keepalive(None);
             ctx.fail(Error::new(400, Party::Client, "client_gone").with_message(error.to_string()));
+        }
+        if written.is_ok() && session.as_downstream().is_http2() && grpc::is_call(&session.req_header().headers) {
+            // A stream that is dropped before it has ended on both sides is reset, and clients of gRPC take that for the answer.
+            let _ = tokio::time::timeout(REST, session.as_downstream_mut().drain_request_body()).await;
         }
         written
     }
@@ -148,7 +155,7 @@ async fn write(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()>
     let body = match reply.body {
         Body::Stream(body) if !silent => body,
         Body::Stream(_) => {
-            return session.write_response_header(Box::new(head), true).await;
+            return write_head(session, head, true).await;
         }
         Body::Whole(bytes) => {
             let bytes = filtered(ctx, Some(bytes), true)?.unwrap_or_default();
@@ -156,7 +163,7 @@ async fn write(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()>
                 head.insert_header(http::header::CONTENT_LENGTH, bytes.len())?;
             }
             let end = silent || bytes.is_empty();
-            session.write_response_header(Box::new(head), end).await?;
+            write_head(session, head, end).await?;
             if !end {
                 session.write_response_body(Some(bytes), true).await?;
             }
@@ -164,6 +171,14 @@ async fn write(session: &mut Session, ctx: &mut Ctx, reply: Reply) -> Result<()>
         }
     };
     write_stream(session, ctx, head, body).await
+}
+
+/// Over HTTP/2 Pingora leaves the stream open after any head: one that nothing follows would be reset when it is dropped.
+async fn write_head(session: &mut Session, head: ResponseHeader, end: bool) -> Result<()> {
+    if let (true, ServerSession::H2(stream)) = (end, session.as_downstream_mut()) {
+        return stream.write_response_header(Box::new(head), true);
+    }
+    session.write_response_header(Box::new(head), end).await
 }
 
 async fn write_stream(

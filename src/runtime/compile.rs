@@ -219,6 +219,9 @@ fn upstreams(
     let mut upstreams = HashMap::new();
     for Named { name, value: section } in sections {
         let name = name.value.as_str().to_owned();
+        if let Some(config::Discover::File(file)) = section.discover.as_ref().map(|discover| &discover.value) {
+            report.follows(file.path.value.clone());
+        }
         let tls = match &section.tls {
             Some(tls) => match ClientTls::read(tls, roots, report) {
                 Some(tls) => Some(tls),
@@ -230,7 +233,10 @@ fn upstreams(
             upstreams.insert(name, Arc::clone(same));
             continue;
         }
-        let span = section.endpoints.span;
+        let span = section.discover.as_ref().map_or(section.endpoints.span, |discover| match &discover.value {
+            config::Discover::File(file) => file.path.span,
+            _ => discover.span,
+        });
         match Upstream::over(&name, section, tls, known.get(name.as_str()).map(|previous| &***previous)) {
             Ok(upstream) => {
                 upstreams.insert(name, Arc::new(upstream));

@@ -14,9 +14,10 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 
-use crate::config;
+use crate::config::{self, Discover};
 use crate::observe::UpstreamMeter;
 use crate::types::Address;
+use crate::upstream::discovery::{Dns, List};
 use crate::upstream::endpoint::{Endpoint, EndpointError, Terms};
 use crate::upstream::gate::{Gate, capacity};
 use crate::upstream::link::Link;
@@ -34,8 +35,8 @@ pub(super) struct Directory {
     meter: Arc<UpstreamMeter>,
     roster: Arc<Roster>,
     terms: Terms,
-    fixed: Vec<Entry>,
-    names: Vec<Named>,
+    listed: ArcSwap<Listed>,
+    discovery: Option<Discovery>,
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
     /// Nothing is resolved: a name stands for itself.
     offline: AtomicBool,
@@ -43,11 +44,31 @@ pub(super) struct Directory {
 
 /// An address of an endpoint, its weight, and what it is called.
 #[derive(Clone)]
-struct Entry {
-    address: SocketAddr,
-    weight: u32,
-    backup: bool,
-    host: Arc<str>,
+pub(super) struct Entry {
+    pub(super) address: SocketAddr,
+    pub(super) weight: u32,
+    pub(super) backup: bool,
+    pub(super) host: Arc<str>,
+}
+
+impl Entry {
+    /// One like any other at an address, called so.
+    pub(super) fn of(address: std::net::SocketAddr, host: &(impl AsRef<str> + ?Sized)) -> Self {
+        Self { address: SocketAddr::Inet(address), weight: 1, backup: false, host: host.as_ref().into() }
+    }
+}
+
+/// Where endpoints come from that the configuration does not list.
+enum Discovery {
+    Dns(Dns),
+    File(List),
+}
+
+/// Endpoints of a list, in the configuration or a file of its own.
+#[derive(Default)]
+struct Listed {
+    fixed: Vec<Entry>,
+    names: Vec<Named>,
 }
 
 struct Named {
@@ -74,44 +95,22 @@ impl Directory {
         meter: Arc<UpstreamMeter>,
         roster: Arc<Roster>,
     ) -> Result<Self, EndpointError> {
-        let mut fixed = Vec::new();
-        let mut names = Vec::new();
-        for endpoint in section.endpoints.value.iter().map(|endpoint| &endpoint.value).filter(|endpoint| endpoint.weight > 0) {
-            let label: Arc<str> = endpoint.address.to_string().into();
-            match &endpoint.address {
-                Address::Inet(address) => {
-                    fixed.push(Entry {
-                        address: SocketAddr::Inet(*address),
-                        weight: endpoint.weight,
-                        backup: endpoint.backup,
-                        host: label,
-                    });
-                }
-                Address::Unix(path) => {
-                    let address = std::os::unix::net::SocketAddr::from_pathname(path).map_err(|error| {
-                        EndpointError::UnixPath { path: path.display().to_string(), reason: error.to_string() }
-                    })?;
-                    // A path is no authority: a request must still carry a `Host`.
-                    fixed.push(Entry {
-                        address: SocketAddr::Unix(address),
-                        weight: endpoint.weight,
-                        backup: endpoint.backup,
-                        host: "localhost".into(),
-                    });
-                }
-                Address::Name { host, port } => names.push(Named {
-                    host: host.clone(),
-                    port: *port,
-                    weight: endpoint.weight,
-                    backup: endpoint.backup,
-                    label,
-                    last: Mutex::default(),
-                }),
+        let mut listed = Listed::of(section.endpoints.value.iter().map(|endpoint| &endpoint.value))?;
+        let discovery = match section.discover.as_ref().map(|discover| &discover.value) {
+            Some(Discover::Dns(dns)) => Some(Discovery::Dns(Dns::of_addresses(dns))),
+            Some(Discover::DnsSrv(service)) => Some(Discovery::Dns(Dns::of_services(service))),
+            Some(Discover::File(file)) => {
+                let unusable = |reason: String| EndpointError::List { path: file.path.display().to_string(), reason };
+                let (list, endpoints) = List::open(&file.path).map_err(unusable)?;
+                listed = Listed::within(&endpoints, &link).map_err(unusable)?;
+                Some(Discovery::File(list))
             }
-        }
+            None => None,
+        };
         let terms = terms(section, &roster);
-        let directory = Self { roster, terms, fixed, names, ..Self::empty(upstream, link, meter) };
-        directory.publish(directory.fixed.clone());
+        let listed = ArcSwap::from_pointee(listed);
+        let directory = Self { roster, terms, listed, discovery, ..Self::empty(upstream, link, meter) };
+        directory.publish(directory.listed.load().fixed.clone());
         Ok(directory)
     }
 
@@ -123,8 +122,8 @@ impl Directory {
             meter,
             roster: Arc::default(),
             terms: Terms::default(),
-            fixed: Vec::new(),
-            names: Vec::new(),
+            listed: ArcSwap::default(),
+            discovery: None,
             table: ArcSwap::default(),
             offline: AtomicBool::new(false),
         }
@@ -135,9 +134,14 @@ impl Directory {
         self.offline.store(true, Ordering::Relaxed);
     }
 
-    /// How often to look again; `None`: never, since nothing can change.
-    pub(super) fn refresh(&self) -> Option<Duration> {
-        if self.names.is_empty() { None } else { Some(REFRESH) }
+    /// How long until to look again; `None`: never, since nothing can change.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let names = (!self.listed.load().names.is_empty()).then_some(REFRESH);
+        let discovery = self.discovery.as_ref().map(|discovery| match discovery {
+            Discovery::Dns(dns) => dns.pause(),
+            Discovery::File(list) => list.pause(),
+        });
+        names.into_iter().chain(discovery).min()
     }
 
     /// How its endpoints fare.
@@ -184,10 +188,33 @@ impl Directory {
             table.insert(entry.address.clone(), endpoint);
             backends.insert(Backend { addr: entry.address, weight: entry.weight as usize, ext: http::Extensions::new() });
         }
+        self.meter.has_endpoints(table.len());
         self.table.store(Arc::new(table));
         drop(known);
         self.roster.sweep();
         backends
+    }
+
+    /// Looks at the list of a file, if there is one.
+    fn read_list(&self) {
+        let Some(Discovery::File(list)) = &self.discovery else { return };
+        let Some(read) = list.look() else { return };
+        let (upstream, path) = (&self.upstream, list.path().display());
+        match read.and_then(|endpoints| Listed::within(&endpoints, &self.link)) {
+            Ok(listed) => {
+                log::info!(
+                    "discovery has read its file upstream={upstream} file={path} endpoints={}",
+                    listed.fixed.len() + listed.names.len()
+                );
+                self.listed.store(Arc::new(listed));
+            }
+            Err(reason) => {
+                self.meter.discovery_failed();
+                log::warn!(
+                    "discovery can't use its file, the last endpoints are kept upstream={upstream} file={path} error={reason:?}"
+                );
+            }
+        }
     }
 
     async fn resolve(&self, name: &Named) -> Vec<Entry> {
@@ -224,11 +251,46 @@ impl Directory {
 
 fn terms(section: &config::Upstream, roster: &Roster) -> Terms {
     let rules = section.outlier_detection.as_ref().map(|settings| Arc::new(Rules::new(settings)));
-    // A connection carries one request at a time.
-    let capacity = capacity(&section.limits, 1);
+    let capacity = capacity(&section.limits, section.protocol.value.requests());
     Terms {
         gate: capacity.map(|capacity| Arc::new(Gate::new(capacity, roster.queue().clone()))),
         judge: rules.map(|rules| (rules, roster.bell().clone())),
+    }
+}
+
+impl Listed {
+    fn of<'a>(endpoints: impl Iterator<Item = &'a config::Endpoint>) -> Result<Self, EndpointError> {
+        let mut listed = Self::default();
+        for endpoint in endpoints.filter(|endpoint| endpoint.weight > 0) {
+            let label: Arc<str> = endpoint.address.to_string().into();
+            let (weight, backup) = (endpoint.weight, endpoint.backup);
+            match &endpoint.address {
+                Address::Inet(address) => {
+                    listed.fixed.push(Entry { address: SocketAddr::Inet(*address), weight, backup, host: label });
+                }
+                Address::Unix(path) => {
+                    let address = std::os::unix::net::SocketAddr::from_pathname(path).map_err(|error| {
+                        EndpointError::UnixPath { path: path.display().to_string(), reason: error.to_string() }
+                    })?;
+                    // A path is no authority: a request must still carry a `Host`.
+                    listed.fixed.push(Entry { address: SocketAddr::Unix(address), weight, backup, host: "localhost".into() });
+                }
+                Address::Name { host, port } => {
+                    let last = Mutex::default();
+                    listed.names.push(Named { host: host.clone(), port: *port, weight, backup, label, last });
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Of a file, all of whose endpoints can be reached as the upstream says.
+    fn within(endpoints: &[config::Endpoint], link: &Link) -> Result<Self, String> {
+        let unnamed = |endpoint: &&config::Endpoint| !matches!(endpoint.address, Address::Name { .. });
+        match endpoints.iter().find(unnamed).filter(|_| link.tls.as_ref().is_some_and(|tls| tls.name().is_none())) {
+            Some(endpoint) => Err(format!("`{}` has no name to prove: `tls` needs `sni`", endpoint.address)),
+            None => Self::of(endpoints.iter()).map_err(|error| error.to_string()),
+        }
     }
 }
 
@@ -236,12 +298,12 @@ impl Named {
     fn entry(&self, address: std::net::SocketAddr) -> Entry {
         Entry { address: SocketAddr::Inet(address), weight: self.weight, backup: self.backup, host: self.label.clone() }
     }
+}
 
-    /// In the place of addresses: one that nobody connects to, and that shows the name.
-    fn unresolved(&self) -> Option<Entry> {
-        let address = std::os::unix::net::SocketAddr::from_pathname(&*self.label).ok()?;
-        Some(Entry { address: SocketAddr::Unix(address), weight: self.weight, host: self.label.clone(), backup: self.backup })
-    }
+/// In the place of addresses: one that nobody connects to, and that shows the name.
+fn unresolved(label: &Arc<str>, weight: u32, backup: bool) -> Option<Entry> {
+    let address = std::os::unix::net::SocketAddr::from_pathname(&**label).ok()?;
+    Some(Entry { address: SocketAddr::Unix(address), weight, host: label.clone(), backup })
 }
 
 /// Lets Pingora's `Backends` and the table of endpoints share one directory.
@@ -250,12 +312,24 @@ pub(super) struct SharedDirectory(pub(super) Arc<Directory>);
 #[async_trait]
 impl ServiceDiscovery for SharedDirectory {
     async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
-        let mut entries = self.0.fixed.clone();
-        for name in &self.0.names {
-            if self.0.offline.load(Ordering::Relaxed) {
-                entries.extend(name.unresolved());
+        let offline = self.0.offline.load(Ordering::Relaxed);
+        if !offline {
+            self.0.read_list();
+        }
+        let listed = self.0.listed.load_full();
+        let mut entries = listed.fixed.clone();
+        for name in &listed.names {
+            if offline {
+                entries.extend(unresolved(&name.label, name.weight, name.backup));
             } else {
                 entries.extend(self.0.resolve(name).await);
+            }
+        }
+        if let Some(Discovery::Dns(dns)) = &self.0.discovery {
+            if offline {
+                entries.extend(unresolved(&dns.label().into(), 1, false));
+            } else {
+                entries.extend(dns.look(&self.0.upstream, &self.0.meter).await);
             }
         }
         Ok((self.0.publish(entries), HashMap::new()))

@@ -11,7 +11,7 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
 
-use crate::config::Protocol;
+use crate::config::{Protocol, STREAMS};
 use crate::observe::{EndpointMeter, UpstreamMeter};
 use crate::tls::Alpn;
 use crate::types::{Duration, Limit};
@@ -52,9 +52,6 @@ pub(super) struct Terms {
     pub(super) judge: Option<(Arc<Rules>, Arc<Notify>)>,
 }
 
-/// Requests at once on a connection of HTTP/2. Pingora allows one.
-const STREAMS: usize = 100;
-
 const UNKNOWN: u8 = 0;
 const HTTP1: u8 = 1;
 const HTTP2: u8 = 2;
@@ -77,6 +74,14 @@ pub enum EndpointError {
         /// As configured.
         path: String,
         /// What the system says.
+        reason: String,
+    },
+    /// A list of endpoints can't be used.
+    #[error("{path}: {reason}")]
+    List {
+        /// The file.
+        path: String,
+        /// Why.
         reason: String,
     },
     /// It is reached over TLS, of which nothing is known.
@@ -301,7 +306,7 @@ fn peer(address: &SocketAddr, link: &Link, name: Option<&ServerName<'static>>) -
     options.total_connection_timeout = limit(&link.timeouts.connect);
     options.write_timeout = limit(&link.timeouts.write);
     options.idle_timeout = limit(&link.timeouts.idle);
-    options.max_h2_streams = STREAMS;
+    options.max_h2_streams = STREAMS as usize;
     options.alpn = match link.protocol {
         Protocol::Http1 => ALPN::H1,
         Protocol::Http2 => ALPN::H2,

@@ -103,11 +103,13 @@ impl Members {
 
     async fn resolve_on_and_on(&self) {
         let resolving = async {
-            let mut ticks = every(self.directory.refresh());
             loop {
-                tick(&mut ticks).await;
                 self.resolve().await;
                 self.roster().bell().notify_one();
+                match self.directory.pause() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
             }
         };
         let sweeping = async {

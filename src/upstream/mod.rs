@@ -8,6 +8,7 @@ mod attempt;
 mod balance;
 mod checkup;
 mod directory;
+mod discovery;
 mod eligible;
 mod endpoint;
 mod gate;
@@ -167,7 +168,8 @@ impl Upstream {
             write: limit(&section.timeouts.write),
         };
         let members = Members::new(name, &section, directory);
-        let limits = capacity(&section.limits, 1).map(|capacity| (Patience::new(&section.limits), capacity));
+        let limits = capacity(&section.limits, section.protocol.value.requests())
+            .map(|capacity| (Patience::new(&section.limits), capacity));
         let seal = section.sticky.as_ref().map(|sticky| Seal::new(name, sticky));
         Ok(Self { name: name.into(), members, link, turn: AtomicUsize::new(0), deadlines, retries, limits, seal, section, meter })
     }
@@ -192,7 +194,8 @@ impl Upstream {
 
     /// Whether endpoints are looked up by name.
     pub(crate) fn has_names(&self) -> bool {
-        self.section.endpoints.value.iter().any(|endpoint| matches!(endpoint.value.address, Address::Name { .. }))
+        let listed = self.section.endpoints.value.iter().any(|endpoint| matches!(endpoint.value.address, Address::Name { .. }));
+        listed || self.section.discover.is_some()
     }
 
     /// Whether it was built from a section that says the same, and from files that held the same.

@@ -24,6 +24,7 @@
 
 pub(crate) mod covers;
 mod deadline;
+mod dns;
 mod download;
 mod endpoint;
 mod events;
@@ -40,6 +41,7 @@ mod usage;
 mod wire;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use dns::{NameServer, Says};
 pub(crate) use download::Halfway;
 pub(crate) use endpoint::{Endpoint, Reached};
 pub(crate) use events::Events;

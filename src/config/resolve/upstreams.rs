@@ -6,7 +6,7 @@ use super::Resolver;
 use crate::config::file::NamedEntry;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Action, Backoff, Balance, HealthCheck, HealthCheckWord, Named, Protocol, Route, Span, Upstream};
+use crate::config::{Action, Backoff, Balance, Discover, HealthCheck, HealthCheckWord, Named, Protocol, Route, Span, Upstream};
 use crate::types::{Address, Duration, Percent, WordOr};
 
 /// Characters of a key that seals cookies, at least.
@@ -18,7 +18,7 @@ impl Resolver<'_> {
         let mut upstreams = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(upstream) = entry.decoded.value else { continue };
-            self.endpoints(&upstream, entry.node, entry.decoded.whole);
+            self.endpoints(&upstream, entry.node, entry.name.span, entry.decoded.whole);
             self.connections(&upstream, entry.decoded.whole);
             self.health(&upstream, entry.node);
             self.outliers(&upstream, entry.node);
@@ -31,9 +31,32 @@ impl Resolver<'_> {
         upstreams
     }
 
-    fn endpoints(&mut self, upstream: &Upstream, node: NodeId, whole: bool) {
+    fn endpoints(&mut self, upstream: &Upstream, node: NodeId, name: Span, whole: bool) {
         let endpoints = &upstream.endpoints;
-        let given = self.tree.at(node, &["endpoints"]).map_or(&[][..], |list| self.tree.elements(list));
+        let list = self.tree.at(node, &["endpoints"]);
+        match (list, &upstream.discover) {
+            (Some(list), Some(discover)) => {
+                let diagnostic = Diagnostic::error(discover.span, "`discover` beside `endpoints`: they come from one place");
+                self.report.push(diagnostic.hint("keep one of them").related(self.tree.place(list), "the endpoints are here"));
+                return;
+            }
+            (None, Some(discover)) => {
+                if let Discover::File(file) = &discover.value
+                    && file.path.as_os_str().is_empty()
+                {
+                    self.report.push(Diagnostic::error(file.path.span, "`path` is empty: write the path of the list"));
+                }
+                return;
+            }
+            (None, None) if whole => {
+                let diagnostic = Diagnostic::error(name, "an upstream needs `endpoints` or `discover`");
+                self.report.push(diagnostic.hint("list its addresses: `endpoints: [10.0.0.1:8080]`"));
+                return;
+            }
+            (None, None) => return,
+            (Some(_), None) => {}
+        }
+        let given = list.map_or(&[][..], |list| self.tree.elements(list));
         if given.is_empty() {
             let diagnostic = Diagnostic::error(endpoints.span, "an upstream needs at least one endpoint");
             self.report.push(diagnostic.hint("write its address, such as 10.0.0.1:8080"));

@@ -1,6 +1,7 @@
 //! `upstreams`: the services behind the proxy.
 
 mod balance;
+mod discover;
 mod endpoint;
 mod health;
 mod limits;
@@ -20,11 +21,14 @@ use crate::config::bounds::{given, positive_given};
 use crate::types::{Authority, Duration, Percent};
 
 pub use self::balance::{Balance, HashBalance, HashKey};
+pub(crate) use self::discover::endpoints_of;
+pub use self::discover::{Discover, DnsDiscovery, FileDiscovery, SrvDiscovery};
 pub use self::endpoint::Endpoint;
 pub use self::health::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
 pub use self::limits::EndpointLimits;
 pub use self::outlier::OutlierDetection;
 pub(crate) use self::paths::make_absolute;
+pub(crate) use self::protocol::STREAMS;
 pub use self::protocol::{Protocol, ProxyHeader};
 pub use self::retry::{Backoff, Budget, NoBudget, Retry, RetryBudget, RetryCondition};
 pub use self::sticky::Sticky;
@@ -36,7 +40,12 @@ pub use self::tls::UpstreamTls;
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// Addresses, names or unix sockets, each with an optional weight.
+    #[serde(default)]
     pub endpoints: Spanned<Vec<Spanned<Endpoint>>>,
+    /// Endpoints that are looked up, in the place of `endpoints`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Discover")]
+    pub discover: Option<Spanned<Discover>>,
     /// How an endpoint is chosen for a request.
     #[serde(default)]
     pub balance: Balance,
@@ -87,6 +96,7 @@ impl Upstream {
     pub(crate) fn nowhere() -> Self {
         Self {
             endpoints: Spanned::new(Vec::new(), crate::config::Span::default()),
+            discover: None,
             balance: Balance::default(),
             protocol: Spanned::default(),
             tls: None,

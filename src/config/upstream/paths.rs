@@ -12,6 +12,7 @@ pub(crate) fn make_absolute(tree: &mut Tree, root: NodeId, file: &Path) {
     for upstream in upstreams {
         let tls = ["ca", "client_cert", "client_key"].map(|key| tree.at(upstream.value, &["tls", key]));
         paths.extend(tls.into_iter().flatten());
+        paths.extend(tree.at(upstream.value, &["discover", "file", "path"]));
     }
     for path in paths {
         if let Kind::Scalar(scalar) = &mut tree.node_mut(path).kind

@@ -16,6 +16,20 @@ pub enum Protocol {
     Auto,
 }
 
+/// Requests at once on a connection of HTTP/2, unless the endpoint says less. Pingora allows one.
+pub(crate) const STREAMS: u32 = 100;
+
+impl Protocol {
+    /// How many requests a connection carries at once, at most.
+    pub(crate) fn requests(self) -> u32 {
+        match self {
+            Self::Http2 => STREAMS,
+            // Which of the two an endpoint has is not known here: its connections are counted as if it were the lesser.
+            Self::Http1 | Self::Auto => 1,
+        }
+    }
+}
+
 /// A header that tells an endpoint whom a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

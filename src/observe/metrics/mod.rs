@@ -227,6 +227,13 @@ impl Metrics {
             "Requests that were not tried again since the retry budget was spent.",
             UpstreamMeter::write_over_budget,
         );
+        family("ravelin_upstream_endpoints", "gauge", "Endpoints, healthy or not.", UpstreamMeter::write_count);
+        family(
+            "ravelin_discovery_failures_total",
+            "counter",
+            "Answers and files that could not be used to learn of endpoints.",
+            UpstreamMeter::write_discovery_failures,
+        );
         family(
             "ravelin_endpoint_selections_total",
             "counter",

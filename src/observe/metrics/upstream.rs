@@ -1,6 +1,7 @@
 //! What is counted by upstream and endpoint.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::cells::{Count, Sharded};
@@ -17,10 +18,13 @@ pub(crate) struct UpstreamMeter {
     name: Box<str>,
     parts: Sharded<Part>,
     endpoints: Identities<EndpointMeter>,
+    /// How many endpoints it has.
+    count: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Part {
+    discovery_failures: Count,
     responses: Buckets,
     requests: Count,
     /// By reason.
@@ -49,7 +53,7 @@ struct EndpointPart {
 
 impl UpstreamMeter {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), parts: Sharded::new(), endpoints: Identities::new() }
+        Self { name: name.into(), parts: Sharded::new(), endpoints: Identities::new(), count: AtomicUsize::new(0) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -88,6 +92,24 @@ impl UpstreamMeter {
         if let Some(response) = response {
             self.parts.here().responses.observe(response);
         }
+    }
+
+    /// Nobody could tell which endpoints it has.
+    pub(crate) fn discovery_failed(&self) {
+        self.parts.here().discovery_failures.add(1);
+    }
+
+    /// It has so many endpoints from now on.
+    pub(crate) fn has_endpoints(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn write_discovery_failures(&self, out: &mut Text<'_>) {
+        out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.discovery_failures.get()));
+    }
+
+    pub(super) fn write_count(&self, out: &mut Text<'_>) {
+        out.sample(&[("upstream", &self.name)], self.count.load(Ordering::Relaxed));
     }
 
     pub(super) fn write_responses(&self, out: &mut Text<'_>) {

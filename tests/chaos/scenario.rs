@@ -111,7 +111,7 @@ impl Times {
     fn of_this_run() -> Self {
         let millis = Duration::from_millis;
         if full() {
-            Self { before: millis(5000), during: millis(15_000), after: millis(5000), quiet: millis(500), rate: 400 }
+            Self { before: millis(5000), during: millis(15_000), after: millis(5000), quiet: millis(500), rate: 200 }
         } else {
             Self { before: millis(600), during: millis(2000), after: millis(500), quiet: millis(400), rate: 100 }
         }

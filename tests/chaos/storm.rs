@@ -61,7 +61,8 @@ pub(crate) fn play(kind: &'static Kind, lane: &'static str) -> Result<(), Failed
     let (sent, came) = (samples.len() as u64, endpoints.iter().map(|endpoint| endpoint.tell("count")).sum::<u64>() - before);
     let factor = came as f64 / sent as f64;
     println!("{} requests in {lasted:?} ({}, {lane}) were {came} at the endpoints: {factor:.3} x", sent, kind.name);
-    if let Some(other) = samples.iter().find(|sample| sample.status != Some(kind.status)) {
+    // A machine that can't serve so many lets single clients wait for longer than they do: what an answer says is the subject here.
+    if let Some(other) = samples.iter().find(|sample| sample.status.is_some_and(|status| status != kind.status)) {
         return Err(format!("not what the endpoints answer: {other:?}").into());
     }
     if came <= sent {

@@ -6,9 +6,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-use support::{Connection, Deadline, Launch, NameServer, Origin, Outgoing, Ravelin, Says, get, metric};
+use support::{Connection, Deadline, Launch, NameServer, Origin, Outgoing, Ravelin, Says, metric};
 
 fn yaml(upstream: &str) -> String {
     format!(

@@ -60,7 +60,7 @@ impl Entry {
 
 /// Where endpoints come from that the configuration does not list.
 enum Discovery {
-    Dns(Dns),
+    Dns(Box<Dns>),
     File(List),
 }
 
@@ -97,8 +97,8 @@ impl Directory {
     ) -> Result<Self, EndpointError> {
         let mut listed = Listed::of(section.endpoints.value.iter().map(|endpoint| &endpoint.value))?;
         let discovery = match section.discover.as_ref().map(|discover| &discover.value) {
-            Some(Discover::Dns(dns)) => Some(Discovery::Dns(Dns::of_addresses(dns))),
-            Some(Discover::DnsSrv(service)) => Some(Discovery::Dns(Dns::of_services(service))),
+            Some(Discover::Dns(dns)) => Some(Discovery::Dns(Box::new(Dns::of_addresses(dns)))),
+            Some(Discover::DnsSrv(service)) => Some(Discovery::Dns(Box::new(Dns::of_services(service)))),
             Some(Discover::File(file)) => {
                 let unusable = |reason: String| EndpointError::List { path: file.path.display().to_string(), reason };
                 let (list, endpoints) = List::open(&file.path).map_err(unusable)?;

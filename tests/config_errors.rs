@@ -241,6 +241,7 @@ cases! {
     upstream_health_check_expects_nothing: upstream("    endpoints: [a:80]\n    health_check: {http: {expect: []}}\n");
     upstream_health_check_grpc: upstream("    endpoints: [a:80]\n    health_check: {grpc: {servise: a, interval: 0s, healthy_after: 0, unhealthy_after: 0, port: 70000}}\n");
     upstream_health_check_port_of_a_socket: upstream("    endpoints: [\"unix:/run/a.sock\"]\n    health_check: {http: {port: 80}}\n");
+    upstream_health_check_tls_of_nothing: upstream("    endpoints: [a:80]\n    health_check: {http: {tls: false}}\n  b:\n    endpoints: [b:80]\n    health_check: {tcp: {tls: yes please}}\n");
     upstream_outlier_detection: upstream("    endpoints: [a:80]\n    outlier_detection: {consecutive_errors: 0, error_ratio: 101%, window: 0s, eject_for: 0s, max_ejected: half, ejected: 1}\n");
     upstream_outlier_detection_of_nothing: upstream("    endpoints: [a:80]\n    outlier_detection: {consecutive_errors: none, error_ratio: none, max_ejected: 0%}\n");
     upstream_outlier_detection_without_errors: upstream("    endpoints: [a:80]\n    outlier_detection: {error_ratio: 0%}\n");

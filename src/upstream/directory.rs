@@ -40,6 +40,8 @@ pub(super) struct Directory {
     table: ArcSwap<HashMap<SocketAddr, Arc<Endpoint>>>,
     /// Nothing is resolved: a name stands for itself.
     offline: AtomicBool,
+    /// What a configuration before had found stands for the first answer: nobody needs to be asked before requests are served.
+    known: AtomicBool,
 }
 
 /// An address of an endpoint, its weight, and what it is called.
@@ -87,13 +89,13 @@ struct Last {
 }
 
 impl Directory {
-    /// `roster`: how endpoints fared so far.
+    /// `previous`: that of the same upstream in the configuration before. What it found last, and how endpoints fared, is not forgotten.
     pub(super) fn new(
         upstream: &str,
         section: &config::Upstream,
         link: Arc<Link>,
         meter: Arc<UpstreamMeter>,
-        roster: Arc<Roster>,
+        previous: Option<&Self>,
     ) -> Result<Self, EndpointError> {
         let mut listed = Listed::of(section.endpoints.value.iter().map(|endpoint| &endpoint.value))?;
         let discovery = match section.discover.as_ref().map(|discover| &discover.value) {
@@ -107,11 +109,35 @@ impl Directory {
             }
             None => None,
         };
+        let roster = previous.map_or_else(Arc::default, |previous| previous.roster.clone());
         let terms = terms(section, &roster);
+        if let Some(previous) = previous {
+            listed.go_on_from(&previous.listed.load());
+            if let (Some(Discovery::Dns(dns)), Some(Discovery::Dns(before))) = (&discovery, &previous.discovery) {
+                dns.go_on_from(before);
+            }
+        }
         let listed = ArcSwap::from_pointee(listed);
         let directory = Self { roster, terms, listed, discovery, ..Self::empty(upstream, link, meter) };
-        directory.publish(directory.listed.load().fixed.clone());
+        let looked_up = matches!(directory.discovery, Some(Discovery::Dns(_))) || !directory.listed.load().names.is_empty();
+        directory.known.store(looked_up && directory.last_good().is_some(), Ordering::Relaxed);
+        let entries = directory.last_good().unwrap_or_else(|| directory.listed.load().fixed.clone());
+        directory.publish(entries);
         Ok(directory)
+    }
+
+    /// All that was known last, if nothing is missing.
+    fn last_good(&self) -> Option<Vec<Entry>> {
+        let listed = self.listed.load();
+        let mut entries = listed.fixed.clone();
+        let mut add = |found: Vec<Entry>| (!found.is_empty()).then(|| entries.extend(found));
+        for name in &listed.names {
+            add(name.last.lock().unwrap_or_else(PoisonError::into_inner).entries.clone())?;
+        }
+        if let Some(Discovery::Dns(dns)) = &self.discovery {
+            add(dns.entries())?;
+        }
+        Some(entries)
     }
 
     /// The directory of an upstream that has no endpoints.
@@ -126,6 +152,7 @@ impl Directory {
             discovery: None,
             table: ArcSwap::default(),
             offline: AtomicBool::new(false),
+            known: AtomicBool::new(false),
         }
     }
 
@@ -294,6 +321,21 @@ impl Listed {
     }
 }
 
+impl Listed {
+    /// Takes over what names resolved to last.
+    fn go_on_from(&mut self, before: &Self) {
+        for name in &mut self.names {
+            let Some(same) = before.names.iter().find(|same| (&same.host, same.port) == (&name.host, name.port)) else {
+                continue;
+            };
+            let last = same.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let (weight, backup) = (name.weight, name.backup);
+            let entries = last.entries.iter().map(|entry| Entry { weight, backup, ..entry.clone() }).collect();
+            *name.last.get_mut().unwrap_or_else(PoisonError::into_inner) = Last { entries, failing: last.failing };
+        }
+    }
+}
+
 impl Named {
     fn entry(&self, address: std::net::SocketAddr) -> Entry {
         Entry { address: SocketAddr::Inet(address), weight: self.weight, backup: self.backup, host: self.label.clone() }
@@ -313,6 +355,12 @@ pub(super) struct SharedDirectory(pub(super) Arc<Directory>);
 impl ServiceDiscovery for SharedDirectory {
     async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let offline = self.0.offline.load(Ordering::Relaxed);
+        if self.0.known.swap(false, Ordering::Relaxed)
+            && !offline
+            && let Some(entries) = self.0.last_good()
+        {
+            return Ok((self.0.publish(entries), HashMap::new()));
+        }
         if !offline {
             self.0.read_list();
         }

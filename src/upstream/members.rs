@@ -68,6 +68,10 @@ impl Members {
         self.directory.roster()
     }
 
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     pub(super) fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()
     }

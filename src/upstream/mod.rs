@@ -158,8 +158,8 @@ impl Upstream {
     ) -> Result<Self, EndpointError> {
         let link = Arc::new(Link::new(name, &section, tls));
         let meter = metrics().upstream(name);
-        let roster = previous.map_or_else(Arc::default, |previous| previous.members.roster().clone());
-        let directory = Directory::new(name, &section, link.clone(), meter.clone(), roster)?;
+        let previous = previous.map(|previous| previous.members.directory());
+        let directory = Directory::new(name, &section, link.clone(), meter.clone(), previous)?;
         let retries = retry::Policy::new(&section.retry, meter.requests(), Instant::now());
         let limit = |limit: &crate::types::Limit<crate::types::Duration>| limit.get().map(crate::types::Duration::get);
         let deadlines = Deadlines {

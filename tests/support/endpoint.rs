@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -49,26 +49,54 @@ pub(crate) struct Endpoint {
     connections: Arc<AtomicUsize>,
     /// Streams that were reset, by what.
     pub(crate) resets: Arc<Mutex<Vec<String>>>,
+    told: Told,
     accepting: tokio::task::JoinHandle<()>,
+}
+
+/// What its connections share.
+#[derive(Clone, Default)]
+struct Told {
+    resets: Arc<Mutex<Vec<String>>>,
+    /// How probes reached it.
+    probes: Arc<Mutex<Vec<String>>>,
+    /// It says that it is ill.
+    ill: Arc<AtomicBool>,
+}
+
+impl Told {
+    fn probed(&self, facts: &str) -> bool {
+        self.probes.lock().expect("nobody panics").push(facts.to_owned());
+        self.ill.load(Ordering::SeqCst)
+    }
 }
 
 impl Endpoint {
     pub(crate) fn start(reached: Reached) -> Self {
         let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (connections, resets) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (connections, told) = (Arc::new(AtomicUsize::new(0)), Told::default());
         let tls = reached.tls.as_ref().map(|(pair, alpn)| config(pair, alpn, reached.clients.as_deref()));
-        let (counted, told) = (connections.clone(), resets.clone());
+        let (counted, shared) = (connections.clone(), told.clone());
         let accepting = runtime().spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
-                let (tls, reached, told) = (tls.clone(), reached.clone(), told.clone());
+                let (tls, reached, told) = (tls.clone(), reached.clone(), shared.clone());
                 tokio::spawn(async move {
                     let _ = connection(stream, number, tls, reached, told).await;
                 });
             }
         });
-        Self { address, connections, resets, accepting }
+        Self { address, connections, resets: told.resets.clone(), told, accepting }
+    }
+
+    /// From now on it says that it is ill, or well.
+    pub(crate) fn fall_ill(&self, ill: bool) {
+        self.told.ill.store(ill, Ordering::SeqCst);
+    }
+
+    /// How probes of `/healthz` and of the gRPC health service reached it.
+    pub(crate) fn probes(&self) -> Vec<String> {
+        self.told.probes.lock().expect("nobody panics").clone()
     }
 
     pub(crate) fn connections(&self) -> usize {
@@ -106,14 +134,14 @@ async fn connection(
     number: usize,
     tls: Option<Arc<ServerConfig>>,
     reached: Reached,
-    resets: Arc<Mutex<Vec<String>>>,
+    told: Told,
 ) -> io::Result<()> {
     let mut facts = format!("connection={number}");
     if reached.introduced {
         facts += &format!(" proxy={:?}", introduction(&mut stream).await?);
     }
     let mut http2 = reached.h2c;
-    let Some(tls) = tls else { return serve(stream, facts, http2, &reached, resets).await };
+    let Some(tls) = tls else { return serve(stream, facts, http2, &reached, told).await };
     let stream = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await?;
     let session = stream.get_ref().1;
     let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
@@ -124,7 +152,7 @@ async fn connection(
     let (sni, certificate) = (session.server_name().unwrap_or("-").to_owned(), session.peer_certificates().is_some());
     facts += &format!(" handshake={kind} sni={sni} alpn={} certificate={certificate}", alpn.as_deref().unwrap_or("-"));
     http2 |= alpn.as_deref() == Some("h2");
-    serve(stream, facts, http2, &reached, resets).await
+    serve(stream, facts, http2, &reached, told).await
 }
 
 /// The PROXY header in words.
@@ -151,22 +179,23 @@ async fn introduction(stream: &mut TcpStream) -> io::Result<String> {
     Ok(format!("v1 {}", String::from_utf8_lossy(&line).trim_end()))
 }
 
-async fn serve<S>(stream: S, facts: String, http2: bool, reached: &Reached, resets: Arc<Mutex<Vec<String>>>) -> io::Result<()>
+async fn serve<S>(stream: S, facts: String, http2: bool, reached: &Reached, told: Told) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    if http2 { serve_http2(stream, facts, reached, resets).await } else { serve_http1(stream, facts, reached).await }
+    if http2 { serve_http2(stream, facts, reached, told).await } else { serve_http1(stream, facts, reached, told).await }
 }
 
 async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     facts: String,
     reached: &Reached,
+    told: Told,
 ) -> io::Result<()> {
     let (served, limit) = (AtomicUsize::new(0), reached.requests);
     let answer = service_fn(move |mut request: Request<Incoming>| {
         let last = served.fetch_add(1, Ordering::SeqCst) + 1 >= limit;
-        let facts = facts.clone();
+        let (facts, told) = (facts.clone(), told.clone());
         async move {
             let path = request.uri().path().to_owned();
             let mut response = Response::new(Full::new(Bytes::from(format!("{facts} http=1 path={path}"))));
@@ -183,6 +212,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 response.headers_mut().insert("upgrade", http::HeaderValue::from_static("websocket"));
                 response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
                 *response.body_mut() = Full::default();
+            } else if path == "/healthz" {
+                if told.probed(&format!("{facts} http=1")) {
+                    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+                }
             } else if last {
                 response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
             }
@@ -199,7 +232,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     facts: String,
     reached: &Reached,
-    resets: Arc<Mutex<Vec<String>>>,
+    told: Told,
 ) -> io::Result<()> {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(250);
@@ -216,7 +249,12 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
-        let (facts, resets) = (format!("{facts} http=2 stream={served} path={path}"), resets.clone());
+        let (facts, Told { resets, .. }) = (format!("{facts} http=2 stream={served} path={path}"), told.clone());
+        if path == "/healthz" || path == "/grpc.health.v1.Health/Check" {
+            let ill = told.probed(&format!("{facts} scheme={}", request.uri().scheme_str().unwrap_or("-")));
+            let _ = well_or_ill(&path, ill, respond);
+            continue;
+        }
         tokio::spawn(async move {
             if path == "/stall" {
                 let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
@@ -230,6 +268,24 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 resets.lock().expect("nobody panics").push(format!("{reset:?}"));
             }
         });
+    }
+    Ok(())
+}
+
+/// Answers a probe, of either kind.
+fn well_or_ill(path: &str, ill: bool, mut respond: h2::server::SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let plain = path == "/healthz";
+    let mut head = Response::new(());
+    if plain && ill {
+        *head.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let mut body = respond.send_response(head, plain)?;
+    if !plain {
+        body.send_data(Bytes::from_static(if ill { b"\0\0\0\0\x02\x08\x02" } else { b"\0\0\0\0\x02\x08\x01" }), false)?;
+        body.send_trailers(http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("0"),
+        )]))?;
     }
     Ok(())
 }

@@ -132,6 +132,15 @@ impl Resolver<'_> {
                 self.report.push(Diagnostic::error(self.tree.place(port), message).hint("put it into an upstream of its own"));
             }
         }
+        for check in ["tcp", "http", "grpc"] {
+            let given = self.tree.at(node, &["health_check", check, "tls"]);
+            let Some(given) = given.filter(|_| self.tree.at(node, &["tls"]).is_none() && !self.tree.node(node).broken) else {
+                continue;
+            };
+            let diagnostic =
+                Diagnostic::error(self.tree.place(given), "a probe's `tls` needs the upstream's: there it says who is believed");
+            self.report.push(diagnostic.hint("add `tls: {…}` to the upstream, or remove this"));
+        }
         let unknown = HealthCheck::Word(HealthCheckWord::None);
         if upstream.health_check != unknown || self.tree.at(node, &["outlier_detection"]).is_some() {
             return;

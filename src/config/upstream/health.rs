@@ -59,6 +59,10 @@ pub struct TcpHealthCheck {
     #[serde(deserialize_with = "port")]
     #[schemars(with = "std::num::NonZeroU16")]
     pub port: Option<u16>,
+    /// Whether it is probed over TLS; by default as requests go there.
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "bool")]
+    pub tls: Option<bool>,
 }
 
 /// Settings of the HTTP health check.
@@ -94,6 +98,10 @@ pub struct HttpHealthCheck {
     #[serde(deserialize_with = "port")]
     #[schemars(with = "std::num::NonZeroU16")]
     pub port: Option<u16>,
+    /// Whether it is probed over TLS; by default as requests go there.
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "bool")]
+    pub tls: Option<bool>,
 }
 
 /// Settings of the gRPC health check.
@@ -122,12 +130,16 @@ pub struct GrpcHealthCheck {
     #[serde(deserialize_with = "port")]
     #[schemars(with = "std::num::NonZeroU16")]
     pub port: Option<u16>,
+    /// Whether it is probed over TLS; by default as requests go there.
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "bool")]
+    pub tls: Option<bool>,
 }
 
 impl Default for TcpHealthCheck {
     fn default() -> Self {
         let (interval, timeout) = times();
-        Self { interval, timeout, healthy_after: 1, unhealthy_after: 2, port: None }
+        Self { interval, timeout, healthy_after: 1, unhealthy_after: 2, port: None, tls: None }
     }
 }
 
@@ -143,6 +155,7 @@ impl Default for HttpHealthCheck {
             healthy_after: 1,
             unhealthy_after: 2,
             port: None,
+            tls: None,
         }
     }
 }
@@ -150,7 +163,7 @@ impl Default for HttpHealthCheck {
 impl Default for GrpcHealthCheck {
     fn default() -> Self {
         let (interval, timeout) = times();
-        Self { service: String::new(), interval, timeout, healthy_after: 1, unhealthy_after: 2, port: None }
+        Self { service: String::new(), interval, timeout, healthy_after: 1, unhealthy_after: 2, port: None, tls: None }
     }
 }
 

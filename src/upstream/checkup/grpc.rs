@@ -10,8 +10,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use super::Ill;
+use super::dial::Reached;
 use super::http::{AGENT, ill};
-use super::{Ill, Stream};
 use crate::config::GrpcHealthCheck;
 
 /// Bytes of an answer: a health service has four to say.
@@ -20,15 +21,15 @@ const ANSWER: usize = 1024;
 const SERVING: u64 = 1;
 
 /// `host`: what the endpoint is called.
-pub(super) async fn probe(stream: Box<dyn Stream>, settings: &GrpcHealthCheck, host: &str) -> Result<(), Ill> {
-    let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
+pub(super) async fn probe(reached: Reached, settings: &GrpcHealthCheck, host: &str) -> Result<(), Ill> {
+    let request = Request::post(format!("{}://{host}/grpc.health.v1.Health/Check", reached.scheme))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)
         .body(Full::new(question(&settings.service)))
         .map_err(|error| error.to_string())?;
     let (mut sender, connection) =
-        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(ill)?;
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(reached.stream)).await.map_err(ill)?;
     let asking = async {
         let response = sender.send_request(request).await.map_err(ill)?;
         let status = response.status().as_u16();

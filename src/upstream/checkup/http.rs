@@ -1,13 +1,15 @@
 //! The HTTP health check: a request, and a status that is expected.
 
 use bytes::Bytes;
-use http::Request;
 use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{Ill, Stream};
+use super::Ill;
+use super::dial::Reached;
 use crate::config::HttpHealthCheck;
 
 /// How a probe names itself.
@@ -17,27 +19,31 @@ const HEAD: usize = 16 * 1024;
 const BODY: usize = 64 * 1024;
 
 /// `host`: what the endpoint is called, where the check does not name another.
-pub(super) async fn probe(stream: Box<dyn Stream>, settings: &HttpHealthCheck, host: &str) -> Result<(), Ill> {
+pub(super) async fn probe(reached: Reached, settings: &HttpHealthCheck, host: &str) -> Result<(), Ill> {
     let host = settings.host.as_ref().map_or(host, |host| host.as_str());
-    let request = Request::get(settings.path.as_str()).header(HOST, host).header(USER_AGENT, AGENT).header(CONNECTION, "close");
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(stream)).await.map_err(ill)?;
-    let asking = async {
-        let response = sender.send_request(request).await.map_err(ill)?;
-        let status = response.status().as_u16();
-        if !settings.expect.iter().any(|range| range.contains(status)) {
-            return Err(format!("status {status}"));
-        }
-        let (mut body, mut read) = (response.into_body(), 0);
-        while let Some(frame) = body.frame().await {
-            read += frame.map_err(ill)?.data_ref().map_or(0, Bytes::len);
-            if read > BODY {
-                break;
-            }
-        }
-        Ok(())
+    let path = settings.path.as_str();
+    let request = if reached.http2 {
+        Request::get(format!("{}://{host}{path}", reached.scheme))
+    } else {
+        Request::get(path).header(HOST, host).header(CONNECTION, "close")
     };
-    // The connection is no task of its own: it ends with the probe.
+    let request = request.header(USER_AGENT, AGENT).body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let io = TokioIo::new(reached.stream);
+    if reached.http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (mut sender, connection) = builder.max_header_list_size(HEAD as u32).handshake(io).await.map_err(ill)?;
+        asked(async { judged(sender.send_request(request).await, settings).await }, connection).await
+    } else {
+        let (mut sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(ill)?;
+        asked(async { judged(sender.send_request(request).await, settings).await }, connection).await
+    }
+}
+
+/// The connection is no task of its own: it ends with the probe.
+async fn asked(
+    asking: impl Future<Output = Result<(), Ill>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<(), Ill> {
     let breaking = async {
         match connection.await {
             Err(error) => ill(error),
@@ -50,6 +56,22 @@ pub(super) async fn probe(stream: Box<dyn Stream>, settings: &HttpHealthCheck, h
         found = asking => found,
         broken = breaking => Err(broken),
     }
+}
+
+async fn judged(response: hyper::Result<Response<Incoming>>, settings: &HttpHealthCheck) -> Result<(), Ill> {
+    let response = response.map_err(ill)?;
+    let status = response.status().as_u16();
+    if !settings.expect.iter().any(|range| range.contains(status)) {
+        return Err(format!("status {status}"));
+    }
+    let (mut body, mut read) = (response.into_body(), 0);
+    while let Some(frame) = body.frame().await {
+        read += frame.map_err(ill)?.data_ref().map_or(0, Bytes::len);
+        if read > BODY {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// An error, and what it comes from.

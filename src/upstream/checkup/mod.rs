@@ -3,6 +3,7 @@
 //! Each endpoint has a task of its own, and times that are spread over the interval, so that a thousand endpoints are not asked at one
 //! moment. A probe has one limit for all that it does. What it finds belongs to the endpoint, and goes on over a reload.
 
+mod dial;
 mod grpc;
 mod http;
 mod tcp;
@@ -13,15 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use self::dial::{Detour, dial};
 use super::endpoint::Endpoint;
 use super::health::Thresholds;
-use crate::config::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
+use crate::config::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, Protocol, TcpHealthCheck};
 use crate::types::WordOr;
 
 /// How long a probe waits for a descriptor before it looks again.
@@ -36,7 +36,7 @@ pub(super) struct Check {
     interval: Duration,
     timeout: Duration,
     thresholds: Thresholds,
-    port: Option<u16>,
+    detour: Detour,
 }
 
 enum Kind {
@@ -61,26 +61,26 @@ type Ill = String;
 impl Check {
     /// `None`: nobody is probed.
     pub(super) fn new(upstream: &str, settings: &HealthCheck) -> Option<Self> {
-        let tcp = TcpHealthCheck::default();
-        let (kind, interval, timeout, healthy_after, unhealthy_after, port) = match settings {
+        let (kind, interval, timeout, [healthy_after, unhealthy_after], port, tls) = match settings {
             WordOr::Word(HealthCheckWord::None) => return None,
             WordOr::Word(HealthCheckWord::Tcp) => {
-                (Kind::Tcp, tcp.interval, tcp.timeout, tcp.healthy_after, tcp.unhealthy_after, None)
+                return Self::new(upstream, &WordOr::Map(HealthCheckMap::Tcp(TcpHealthCheck::default())));
             }
             WordOr::Map(HealthCheckMap::Tcp(tcp)) => {
-                (Kind::Tcp, tcp.interval, tcp.timeout, tcp.healthy_after, tcp.unhealthy_after, tcp.port)
+                (Kind::Tcp, tcp.interval, tcp.timeout, [tcp.healthy_after, tcp.unhealthy_after], tcp.port, tcp.tls)
             }
             WordOr::Map(HealthCheckMap::Http(http)) => {
                 let kind = Kind::Http(http.clone());
-                (kind, http.interval, http.timeout, http.healthy_after, http.unhealthy_after, http.port)
+                (kind, http.interval, http.timeout, [http.healthy_after, http.unhealthy_after], http.port, http.tls)
             }
             WordOr::Map(HealthCheckMap::Grpc(grpc)) => {
                 let kind = Kind::Grpc(grpc.clone());
-                (kind, grpc.interval, grpc.timeout, grpc.healthy_after, grpc.unhealthy_after, grpc.port)
+                (kind, grpc.interval, grpc.timeout, [grpc.healthy_after, grpc.unhealthy_after], grpc.port, grpc.tls)
             }
         };
         let thresholds = Thresholds { healthy_after, unhealthy_after };
-        Some(Self { upstream: upstream.into(), kind, interval: interval.get(), timeout: timeout.get(), thresholds, port })
+        let (interval, timeout) = (interval.get(), timeout.get());
+        Some(Self { upstream: upstream.into(), kind, interval, timeout, thresholds, detour: Detour { port, tls } })
     }
 
     /// Finds out who is healthy among those of whom nothing is known yet.
@@ -143,12 +143,13 @@ impl Check {
     async fn probe(&self, endpoint: &Endpoint) -> Result<(), Ill> {
         loop {
             let probing = async {
-                let stream = dial(endpoint.address(), self.port).await?;
-                match &self.kind {
-                    Kind::Tcp => Ok(tcp::probe(stream)),
-                    Kind::Http(settings) => Ok(http::probe(stream, settings, endpoint.host()).await),
-                    Kind::Grpc(settings) => Ok(grpc::probe(stream, settings, endpoint.host()).await),
-                }
+                let protocol = if matches!(self.kind, Kind::Grpc(_)) { Protocol::Http2 } else { endpoint.link().protocol };
+                let reached = dial(endpoint, self.detour, protocol).await?;
+                Ok(match &self.kind {
+                    Kind::Tcp => tcp::probe(reached).await,
+                    Kind::Http(settings) => http::probe(reached, settings, endpoint.host()).await,
+                    Kind::Grpc(settings) => grpc::probe(reached, settings, endpoint.host()).await,
+                })
             };
             return match timeout(self.timeout, probing).await {
                 Ok(Ok(found)) => found,
@@ -190,28 +191,6 @@ impl Rounds {
     }
 }
 
-/// A connection to an endpoint.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Opens one. Where a `port` is given, it is asked for in the place of the endpoint's.
-async fn dial(address: &SocketAddr, port: Option<u16>) -> io::Result<Box<dyn Stream>> {
-    Ok(match address {
-        SocketAddr::Inet(address) => {
-            let mut address = *address;
-            address.set_port(port.unwrap_or(address.port()));
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Box::new(stream)
-        }
-        SocketAddr::Unix(address) => {
-            let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
-            Box::new(UnixStream::connect(path).await?)
-        }
-    })
-}
-
 fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
@@ -240,16 +219,6 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let check = check(&format!("{{tcp: {{port: {}}}}}", listener.local_addr().unwrap().port()));
         assert_eq!(check.probe(&Endpoint::testing(1)).await, Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_socket_of_the_system_is_asked_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = std::os::unix::net::UnixListener::bind(folder.path().join("a.sock")).unwrap();
-        let address = SocketAddr::Unix(listener.local_addr().unwrap());
-        assert!(dial(&address, None).await.is_ok());
-        drop(listener);
-        assert_eq!(dial(&address, None).await.err().unwrap().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]

@@ -69,6 +69,19 @@ impl Dns {
         self.port.map_or_else(|| self.name.to_string(), |port| format!("{}:{port}", self.name))
     }
 
+    /// Goes on from what was found for a configuration before, if that asked for the same.
+    pub(in crate::upstream) fn go_on_from(&self, before: &Self) {
+        if (&self.name, self.port) == (&before.name, before.port) {
+            let found = before.state.lock().unwrap_or_else(PoisonError::into_inner).found.clone();
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).found = found;
+        }
+    }
+
+    /// The endpoints of its last good answer.
+    pub(in crate::upstream) fn entries(&self) -> Vec<Entry> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).found.entries.clone()
+    }
+
     /// How long its last answer holds.
     pub(in crate::upstream) fn pause(&self) -> Duration {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).pause.max(self.refresh)

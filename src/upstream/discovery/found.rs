@@ -32,7 +32,7 @@ pub(super) enum News {
 }
 
 /// The last answers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Found {
     pub(super) entries: Vec<Entry>,
     failing: bool,

@@ -37,13 +37,11 @@ fn main() -> ExitCode {
         arguments.test_threads = Some(1);
     }
     let mut trials = Vec::new();
-    for (number, lane) in scenario::LANES.into_iter().enumerate() {
-        // In short form by turns: each in one lane.
-        let takes = |place: usize| support::full() || place % scenario::LANES.len() == number;
-        for (_, scenario) in scenario::ALL.iter().enumerate().filter(|(place, _)| takes(*place)) {
+    for lane in scenario::LANES {
+        for scenario in scenario::ALL {
             trials.push(Trial::test(format!("{lane}::{}", scenario.name), move || scenario::play(scenario, lane)));
         }
-        for (_, kind) in storm::ALL.iter().enumerate().filter(|(place, _)| takes(*place)) {
+        for kind in storm::ALL {
             trials.push(Trial::test(format!("{lane}::storm_of_{}", kind.name), move || storm::play(kind, lane)));
         }
     }

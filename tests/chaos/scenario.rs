@@ -1,6 +1,5 @@
 //! What happens to endpoints, and what clients may notice of it.
 
-use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use libtest_mimic::Failed;
 
 use crate::endpoint::{Endpoint, USUAL};
 use crate::load::{Load, Sample, per_mille};
-use crate::support::{Deadline, Ravelin, Signal, full, metric};
+use crate::support::{Deadline, NameServer, Ravelin, Says, Signal, full, metric};
 use crate::watch::Watch;
 
 /// The ways in which requests are carried.
@@ -28,6 +27,8 @@ pub(crate) struct Scenario {
     left_out: bool,
     /// Whether requests that can't be repeated may be lost: those that were under way at an endpoint that broke off.
     loses_posts: bool,
+    /// Endpoints are found by a name server.
+    found: bool,
 }
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -39,6 +40,7 @@ pub(crate) const ALL: &[Scenario] = &[
         end: |stage| stage.victim().restart(),
         left_out: true,
         loses_posts: true,
+        found: false,
     },
     Scenario {
         name: "hangs",
@@ -46,8 +48,9 @@ pub(crate) const ALL: &[Scenario] = &[
         begin: |stage| stage.victim().signal(Signal::STOP),
         last: wait,
         end: |stage| stage.victim().signal(Signal::CONT),
-        left_out: false,
+        left_out: true,
         loses_posts: true,
+        found: false,
     },
     Scenario {
         name: "lies",
@@ -55,8 +58,9 @@ pub(crate) const ALL: &[Scenario] = &[
         begin: |stage| _ = stage.victim().tell("share 20"),
         last: wait,
         end: |stage| _ = stage.victim().tell("share 0"),
-        left_out: false,
+        left_out: true,
         loses_posts: true,
+        found: false,
     },
     Scenario {
         name: "slows_down",
@@ -64,8 +68,9 @@ pub(crate) const ALL: &[Scenario] = &[
         begin: |stage| _ = stage.victim().tell("delay 2000"),
         last: wait,
         end: |stage| _ = stage.victim().tell(&format!("delay {}", USUAL.as_millis())),
-        left_out: false,
+        left_out: true,
         loses_posts: true,
+        found: false,
     },
     Scenario {
         name: "resets",
@@ -73,8 +78,9 @@ pub(crate) const ALL: &[Scenario] = &[
         begin: |stage| _ = stage.victim().tell("resets 1"),
         last: wait,
         end: |stage| _ = stage.victim().tell("resets 0"),
-        left_out: false,
+        left_out: true,
         loses_posts: true,
+        found: false,
     },
     Scenario {
         name: "flaps",
@@ -82,8 +88,19 @@ pub(crate) const ALL: &[Scenario] = &[
         begin: |_| {},
         last: flap,
         end: |_| {},
-        left_out: false,
+        left_out: true,
         loses_posts: true,
+        found: false,
+    },
+    Scenario {
+        name: "empty_dns",
+        said: "none: the name server's answer is empty",
+        begin: |stage| stage.names().say(SERVICE, Says::Nothing),
+        last: unnamed,
+        end: |stage| stage.names().say(SERVICE, stage.services()),
+        left_out: false,
+        loses_posts: false,
+        found: true,
     },
     Scenario {
         name: "rolling",
@@ -93,6 +110,7 @@ pub(crate) const ALL: &[Scenario] = &[
         end: |_| {},
         left_out: false,
         loses_posts: true,
+        found: false,
     },
 ];
 
@@ -102,8 +120,6 @@ struct Times {
     before: Duration,
     during: Duration,
     after: Duration,
-    /// An endpoint that is given nothing for so long is left out.
-    quiet: Duration,
     rate: u64,
 }
 
@@ -111,9 +127,9 @@ impl Times {
     fn of_this_run() -> Self {
         let millis = Duration::from_millis;
         if full() {
-            Self { before: millis(5000), during: millis(15_000), after: millis(5000), quiet: millis(500), rate: 200 }
+            Self { before: millis(5000), during: millis(15_000), after: millis(5000), rate: 200 }
         } else {
-            Self { before: millis(600), during: millis(2000), after: millis(500), quiet: millis(400), rate: 100 }
+            Self { before: millis(600), during: millis(1500), after: millis(500), rate: 100 }
         }
     }
 }
@@ -121,22 +137,43 @@ impl Times {
 /// Three endpoints, and Ravelin in front of them.
 struct Stage {
     endpoints: Vec<Endpoint>,
+    names: Option<NameServer>,
     ravelin: Arc<Ravelin>,
 }
 
+/// What a name server says of the endpoints, where it is asked.
+const SERVICE: &str = "_http._tcp.app.test";
+const HOST: &str = "host.test";
+
 impl Stage {
-    fn build(lane: &str) -> Self {
+    fn build(lane: &str, found: bool) -> Self {
         let endpoints: Vec<Endpoint> = ["one", "two", "three"].map(Endpoint::start).into();
-        let mut addresses = String::new();
-        for endpoint in &endpoints {
-            write!(addresses, "\"{}\", ", endpoint.address()).unwrap();
-        }
+        let names = found.then(NameServer::start);
+        let source = match &names {
+            Some(names) => {
+                names.say(SERVICE, services(&endpoints));
+                names.say(HOST, Says::Addresses(vec![[127, 0, 0, 1].into()], 0));
+                format!("discover: {{dns_srv: {{name: {SERVICE}, refresh: 100ms, resolver: '{}'}}}}", names.address)
+            }
+            None => {
+                let addresses: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{}\"", endpoint.address())).collect();
+                format!("endpoints: [{}]", addresses.join(", "))
+            }
+        };
         let config = format!(
             "listeners: {{main: {{address: 127.0.0.1:0, limits: {{connections_per_client: 20000}}}}}}\nadmin: {{address: 127.0.0.1:0}}\n\
-             upstreams:\n  app:\n    endpoints: [{addresses}]\n{UPSTREAM}\
+             upstreams:\n  app:\n    {source}\n{UPSTREAM}\
              routes: {{all: {{upstream: app, timeout: 10s}}}}\n"
         );
-        Self { endpoints, ravelin: Arc::new(Ravelin::start_in(lane, &config)) }
+        Self { endpoints, names, ravelin: Arc::new(Ravelin::start_in(lane, &config)) }
+    }
+
+    fn names(&self) -> &NameServer {
+        self.names.as_ref().unwrap()
+    }
+
+    fn services(&self) -> Says {
+        services(&self.endpoints)
     }
 
     fn victim(&self) -> &Endpoint {
@@ -146,6 +183,22 @@ impl Stage {
     fn given(&self, endpoint: &Endpoint) -> f64 {
         let sample = format!("ravelin_endpoint_selections_total{{upstream=\"app\",endpoint=\"{}\"}}", endpoint.address());
         metric(&self.ravelin, &sample)
+    }
+
+    /// Whether its probes or its requests speak against the endpoint.
+    fn is_out(&self, endpoint: &Endpoint) -> bool {
+        let labels = format!("{{upstream=\"app\",endpoint=\"{}\"}}", endpoint.address());
+        let value = |name: &str| metric(&self.ravelin, &format!("ravelin_endpoint_{name}{labels}"));
+        value("healthy") == 0.0 || value("ejected") == 1.0
+    }
+
+    /// Waits until the endpoint is left out, however slow the machine is.
+    fn until_out(&self, endpoint: &Endpoint) {
+        let deadline = Deadline::standard();
+        while !self.is_out(endpoint) {
+            assert!(!deadline.passed(), "{} is not left out\n{}", endpoint.address(), self.ravelin.log().text());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until the endpoint is given requests again.
@@ -158,13 +211,26 @@ impl Stage {
     }
 }
 
-/// What an upstream says that should survive all of this. Probes of a connection alone do not find who accepts and is of no use, so a third of
-/// the requests may want a retry for as long as that lasts: the budget is above that.
-const UPSTREAM: &str = "    health_check: {tcp: {interval: 500ms, timeout: 1s, unhealthy_after: 2, healthy_after: 1}}\n    \
-    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"503\"], try_timeout: 500ms, budget: {ratio: 50%, min: 10/s}}\n";
+/// What an upstream says that should survive all of this. The budget is the default one: a fifth of the requests, and ten in a second.
+const UPSTREAM: &str = "    health_check: {http: {path: /health, interval: 500ms, timeout: 500ms}}\n    \
+    outlier_detection: {error_ratio: 10%, eject_for: 2s}\n    \
+    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"503\"], try_timeout: 500ms}\n";
+
+/// As a service record has them.
+fn services(endpoints: &[Endpoint]) -> Says {
+    let port = |endpoint: &Endpoint| endpoint.address().rsplit_once(':').unwrap().1.parse().unwrap();
+    Says::Services(endpoints.iter().map(|endpoint| (1, 1, port(endpoint), HOST.to_owned())).collect())
+}
 
 fn wait(_: &Stage, until: Instant) {
     thread::sleep(until.saturating_duration_since(Instant::now()));
+}
+
+/// However slow the machine is, the empty answer has come.
+fn unnamed(stage: &Stage, until: Instant) {
+    let told = stage.ravelin.wait_for_log("discovery finds none, the last endpoints are kept", Deadline::standard());
+    assert!(told.is_some(), "{}", stage.ravelin.log().text());
+    wait(stage, until);
 }
 
 fn flap(stage: &Stage, until: Instant) {
@@ -182,6 +248,7 @@ fn roll(stage: &Stage, _: Instant) {
         endpoint.kill();
         thread::sleep(if full() { Duration::from_secs(2) } else { Duration::from_millis(300) });
         endpoint.restart();
+        // As whoever rolls a service does: the next one once this one serves.
         stage.until_given(endpoint);
     }
 }
@@ -202,13 +269,16 @@ static TABLE: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 /// Plays a scenario, and judges what clients noticed.
 pub(crate) fn play(scenario: &'static Scenario, lane: &'static str) -> Result<(), Failed> {
     let times = Times::of_this_run();
-    let stage = Stage::build(lane);
+    let stage = Stage::build(lane, scenario.found);
     let watch = Watch::start(&stage.ravelin);
     let load = Load::start(stage.ravelin.address(), times.rate, true);
     thread::sleep(times.before);
     let begun = Instant::now();
     (scenario.begin)(&stage);
     (scenario.last)(&stage, begun + times.during);
+    if scenario.left_out {
+        stage.until_out(stage.victim());
+    }
     let ended = Instant::now();
     (scenario.end)(&stage);
     stage.until_given(stage.victim());
@@ -221,7 +291,7 @@ pub(crate) fn play(scenario: &'static Scenario, lane: &'static str) -> Result<()
         samples.iter().filter(move |sample| sample.at >= from && until.is_none_or(|until| sample.at < until))
     };
     let address = stage.victim().address();
-    let out = seen.left_out(&address, begun, ended, times.quiet);
+    let out = seen.left_out(&address, begun);
     let back = out.and_then(|_| seen.returned(&address, ended));
     let settled = ended + back.unwrap_or_default();
     let lost = |post: bool| samples.iter().filter(|sample| sample.post == post && sample.failed()).count();

@@ -17,9 +17,18 @@ pub(crate) struct Watch {
     watching: JoinHandle<Seen>,
 }
 
-/// By endpoint: how many requests it had been given, from time to time.
+/// By endpoint: how it stood, from time to time.
 #[derive(Default)]
-pub(crate) struct Seen(HashMap<String, Vec<(Instant, u64)>>);
+pub(crate) struct Seen(HashMap<String, Vec<Look>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    /// Requests that it had been given.
+    given: u64,
+    /// Its probes or its requests speak against it.
+    out: bool,
+}
 
 impl Watch {
     pub(crate) fn start(ravelin: &Arc<Ravelin>) -> Self {
@@ -28,11 +37,12 @@ impl Watch {
         let watching = thread::spawn(move || {
             let mut seen = Seen::default();
             while !stopped.load(Ordering::Relaxed) {
-                let (now, text) = (Instant::now(), metrics(&ravelin));
-                for line in text.lines().filter_map(|line| line.strip_prefix("ravelin_endpoint_selections_total{")) {
-                    let Some((labels, count)) = line.split_once("} ") else { continue };
-                    let Some(endpoint) = labels.split('"').nth(3) else { continue };
-                    seen.0.entry(endpoint.to_owned()).or_default().push((now, count.parse().unwrap()));
+                let (at, text) = (Instant::now(), metrics(&ravelin));
+                let values = |name: &str| by_endpoint(&text, name);
+                let (healthy, ejected) = (values("healthy"), values("ejected"));
+                for (endpoint, given) in values("selections_total") {
+                    let out = healthy.get(endpoint) == Some(&0) || ejected.get(endpoint) == Some(&1);
+                    seen.0.entry(endpoint.to_owned()).or_default().push(Look { at, given, out });
                 }
                 thread::sleep(STEP);
             }
@@ -47,25 +57,25 @@ impl Watch {
     }
 }
 
+fn by_endpoint<'a>(text: &'a str, name: &str) -> HashMap<&'a str, u64> {
+    let prefix = format!("ravelin_endpoint_{name}{{");
+    let values = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(&prefix)?.split_once("} ")?;
+        Some((labels.split('"').nth(3)?, value.parse().ok()?))
+    });
+    values.collect()
+}
+
 impl Seen {
-    /// Since `from`: after how long the endpoint was given nothing for a while, up to `until`.
-    pub(crate) fn left_out(&self, endpoint: &str, from: Instant, until: Instant, quiet: Duration) -> Option<Duration> {
-        let counts = self.0.get(endpoint)?;
-        let mut last = counts.iter().rfind(|(at, _)| *at <= from).copied().or_else(|| counts.first().copied())?;
-        for &(at, count) in counts.iter().filter(|(at, _)| *at > from && *at <= until) {
-            if count > last.1 {
-                last = (at, count);
-            } else if at - last.0.max(from) >= quiet {
-                return Some(last.0.saturating_duration_since(from));
-            }
-        }
-        None
+    /// Since `from`: after how long the endpoint was left out.
+    pub(crate) fn left_out(&self, endpoint: &str, from: Instant) -> Option<Duration> {
+        Some(self.0.get(endpoint)?.iter().find(|look| look.at > from && look.out)?.at - from)
     }
 
     /// Since `from`: after how long it is given requests again.
     pub(crate) fn returned(&self, endpoint: &str, from: Instant) -> Option<Duration> {
-        let counts = self.0.get(endpoint)?;
-        let before = counts.iter().rfind(|(at, _)| *at <= from)?.1;
-        counts.iter().find(|(at, count)| *at > from && *count > before).map(|(at, _)| *at - from)
+        let looks = self.0.get(endpoint)?;
+        let before = looks.iter().rfind(|look| look.at <= from)?.given;
+        Some(looks.iter().find(|look| look.at > from && look.given > before)?.at - from)
     }
 }

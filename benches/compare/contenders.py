@@ -1,7 +1,8 @@
 """The contenders: what each is given, so that all put the same bytes on the wire.
 
-Each proxies one plain HTTP/1.1 listener to two endpoints in turns, over kept-alive connections, with one thread. The request
-gains X-Forwarded-For, -Proto, -Host and Via; the response gains Via and `x-proxy: bench`. With `tls`, a certificate and its key in
+Each proxies one plain HTTP/1.1 listener to two endpoints in turns, over kept-alive connections, with one thread. It has three routes,
+of which the load takes the last one. The request gains X-Forwarded-For, -Proto, -Host, Via and an id; the response gains Via, the id and
+`x-proxy: bench`. (The bare proxy has one route and no ids.) With `tls`, a certificate and its key in
 files, the listener speaks TLS 1.2 and 1.3 with HTTP/1.1 and HTTP/2, and sessions are resumed by tickets.
 """
 
@@ -27,7 +28,7 @@ def written(directory, name, text):
 
 
 def ravelin(binary, directory, port, endpoints, log, tls):
-    """The demo's shape: round robin, TCP health checks, one `headers` filter."""
+    """Round robin, TCP health checks, `headers` and `request_id`, and all that is on by default."""
     text = f"""threads: 1
 pid_file: {directory}/ravelin.pid
 upgrade_sock: {directory}/upgrade.sock
@@ -40,11 +41,14 @@ listeners:
     endpoints: [{", ".join(endpoints)}]
     balance: round_robin
     health_check: {{tcp: {{interval: 1s}}}}
+chains:
+  usual:
+    - request_id: {{}}
+    - headers: {{response: {{set: {{x-proxy: bench}}}}}}
 routes:
-  all:
-    filters:
-      - headers: {{response: {{set: {{x-proxy: bench}}}}}}
-    upstream: services
+  assets: {{match: {{hosts: [static.example.com], paths: [/assets/*]}}, filters: [{{use: usual}}], upstream: services}}
+  api: {{match: {{paths: [/api/*], methods: [GET, POST]}}, filters: [{{use: usual}}], upstream: services}}
+  all: {{filters: [{{use: usual}}], upstream: services}}
 """
     # Keys that a version does not know yet are left out, and said to be missing.
     optional = LOG_JSON % f"{directory}/access.log" if log else LOG_NONE
@@ -78,14 +82,19 @@ http {{
   keepalive_requests 1000000000; keepalive_timeout 600s;
   proxy_max_temp_file_size 0; {nginx_paths(directory)}
   upstream services {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
+  proxy_http_version 1.1; proxy_set_header Connection "";
+  proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto {scheme};
+  proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Via "1.1 nginx"; proxy_set_header X-Request-Id $request_id;
+  add_header Via "1.1 nginx" always; add_header x-proxy bench always; add_header X-Request-Id $request_id always;
   server {{
-    {listen}
-    location / {{
-      proxy_pass http://services; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto {scheme};
-      proxy_set_header X-Forwarded-Host $http_host; proxy_set_header Via "1.1 nginx";
-      add_header Via "1.1 nginx" always; add_header x-proxy bench always;
-    }}
+    {listen} server_name static.example.com;
+    location /assets/ {{ proxy_pass http://services; }}
+    location / {{ proxy_pass http://services; }}
+  }}
+  server {{
+    {listen.replace(";", " default_server;", 1)}
+    location /api/ {{ proxy_pass http://services; }}
+    location / {{ proxy_pass http://services; }}
   }}
 }}
 """)
@@ -122,6 +131,14 @@ frontend web
   http-request set-header X-Forwarded-Proto {scheme}
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request set-header Via "1.1 haproxy"
+  unique-id-format %[uuid()]
+  unique-id-header X-Request-Id
+  http-response set-header X-Request-Id %[unique-id]
+  acl assets hdr(host) -i static.example.com
+  acl files path_beg /assets/
+  acl api path_beg /api/
+  use_backend services if assets files
+  use_backend services if api
   http-response set-header Via "1.1 haproxy"
   http-response set-header x-proxy bench
 {log_format}  default_backend services

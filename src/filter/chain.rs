@@ -115,6 +115,12 @@ impl Chain {
         self.any.request
     }
 
+    /// Enters all filters with a request that none of them looks at.
+    pub(crate) fn enter(&self, run: &mut Run) {
+        run.states.extend(self.slots.iter().map(|slot| slot.filter.state()));
+        run.passed = self.slots.len();
+    }
+
     /// Walks the request through the filters. `Some`: one of them answered.
     pub(crate) async fn request(
         &self,

@@ -39,6 +39,8 @@ pub struct Field {
     /// The name as bytes that are shared, not copied.
     text: Bytes,
     value: HeaderValue,
+    /// As it stands in a head over HTTP/1.
+    line: Box<[u8]>,
 }
 
 impl Field {
@@ -48,7 +50,8 @@ impl Field {
     /// As [`Fields::set`].
     pub fn new(name: &str, value: &[u8]) -> Result<Self, InvalidField> {
         let (name, value) = parse_field(name, value)?;
-        Ok(Self { text: Bytes::copy_from_slice(name.as_str().as_bytes()), name, value })
+        let line = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat().into();
+        Ok(Self { text: Bytes::copy_from_slice(name.as_str().as_bytes()), name, value, line })
     }
 
     /// In lower case.
@@ -61,6 +64,11 @@ impl Field {
     #[must_use]
     pub fn value(&self) -> &[u8] {
         self.value.as_bytes()
+    }
+
+    /// As a line of a head, with its end.
+    pub(crate) fn line(&self) -> &[u8] {
+        &self.line
     }
 
     pub(crate) fn text(&self) -> Bytes {

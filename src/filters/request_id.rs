@@ -44,14 +44,19 @@ impl Filter for RequestIdFilter {
         if self.trust {
             *id = req.header(&self.header).filter(|id| is_sound(id)).map(str::to_owned);
         }
-        let value = id.clone().unwrap_or_else(|| req.id().to_string());
-        req.set_header(&self.header, value)?;
+        match id {
+            Some(id) => req.set_header(&self.header, id)?,
+            None => req.set_header(&self.header, req.id().digits())?,
+        }
         Ok(Flow::Next)
     }
 
     async fn response(&self, res: &mut ResponseCx<'_>, id: &mut Option<String>) -> Result<(), Error> {
-        let value = id.take().unwrap_or_else(|| res.id().to_string());
-        Ok(res.set_header(&self.header, value)?)
+        match id {
+            Some(id) => res.set_header(&self.header, id)?,
+            None => res.set_header(&self.header, res.id().digits())?,
+        }
+        Ok(())
     }
 
     fn explain(&self, _: &RequestView<'_>) -> Option<String> {

@@ -35,7 +35,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::proxy::Result;
-use crate::upstream::{Endpoint, Parties, Spoken};
+use crate::upstream::{Endpoint, Parties, Spoken, Wire};
 
 tokio::task_local! {
     /// What the current task's request connects to: Pingora's connectors see no more than a peer.
@@ -112,6 +112,11 @@ impl Dialer {
         }
     }
 
+    /// A connection without TLS, whose client no endpoint is told of.
+    pub(super) async fn plain(&self, endpoint: &Endpoint, limit: Option<Duration>) -> Result<Wire> {
+        within(limit, endpoint, dial(endpoint.address(), &self.from)).await
+    }
+
     /// A connection, and whether HTTP/2 is spoken on it.
     async fn open(
         &self,
@@ -135,12 +140,16 @@ impl Dialer {
                 (None, _) => Ok((Box::new(stream) as Stream, spoken == Spoken::Http2)),
             }
         };
-        match limit {
-            Some(limit) => tokio::time::timeout(limit, opening).await.map_err(|_| {
-                Error::explain(ErrorType::ConnectTimedout, format!("connecting to {endpoint}, timeout {limit:?}"))
-            })?,
-            None => opening.await,
-        }
+        within(limit, endpoint, opening).await
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, endpoint: &Endpoint, opening: impl Future<Output = Result<T>>) -> Result<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, opening)
+            .await
+            .map_err(|_| Error::explain(ErrorType::ConnectTimedout, format!("connecting to {endpoint}, timeout {limit:?}")))?,
+        None => opening.await,
     }
 }
 
@@ -184,14 +193,11 @@ impl Connect for Introduced {
 
 /// A connection without TLS, whose first bytes are these.
 async fn reach(address: &SocketAddr, header: Option<&[u8]>, from: &Sources) -> Result<L4Stream> {
-    let mut stream: L4Stream = match address {
-        SocketAddr::Inet(address) => connect(address, from.any(address).as_ref()).await?.into(),
-        SocketAddr::Unix(address) => {
-            let path = address.as_pathname().ok_or_else(|| Error::explain(ErrorType::ConnectError, "a socket without a path"))?;
-            connect_uds(path).await?.into()
-        }
+    let mut stream: L4Stream = match dial(address, from).await? {
+        Wire::Tcp(stream) => stream.into(),
+        Wire::Unix(stream) => stream.into(),
+        Wire::Other(_) => return Err(Error::explain(ErrorType::InternalError, "a socket is no socket")),
     };
-    stream.set_nodelay()?;
     let digest = SocketDigest::from_raw_fd(stream.id());
     // It is new: nobody has told it of a peer.
     let _ = digest.peer_addr.set(Some(address.clone()));
@@ -201,6 +207,20 @@ async fn reach(address: &SocketAddr, header: Option<&[u8]>, from: &Sources) -> R
         stream.flush().await.or_err(ErrorType::ConnectError, "sending a PROXY header")?;
     }
     Ok(stream)
+}
+
+async fn dial(address: &SocketAddr, from: &Sources) -> Result<Wire> {
+    match address {
+        SocketAddr::Inet(address) => {
+            let stream = connect(address, from.any(address).as_ref()).await?;
+            stream.set_nodelay(true).or_err(ErrorType::ConnectError, "setting TCP_NODELAY")?;
+            Ok(Wire::Tcp(stream))
+        }
+        SocketAddr::Unix(address) => {
+            let path = address.as_pathname().ok_or_else(|| Error::explain(ErrorType::ConnectError, "a socket without a path"))?;
+            Ok(Wire::Unix(connect_uds(path).await?))
+        }
+    }
 }
 
 impl Sources {

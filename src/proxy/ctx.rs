@@ -49,6 +49,7 @@ pub(crate) struct Connection {
     pub(crate) stream: Option<StreamBounds>,
     /// No request after this one is wanted on the connection.
     pub(crate) last: bool,
+    pub(crate) observers: Arc<Observers>,
 }
 
 /// Bounds of a request that is one stream among others.
@@ -117,7 +118,6 @@ pub(crate) struct Ctx {
     pub(super) step: Option<Instant>,
     /// What made an answer that no endpoint gave and that is no failure.
     pub(super) own_answer: Option<&'static str>,
-    pub(super) observers: Arc<Observers>,
     /// Its place among those that the process has taken on.
     pub(super) admitted: Option<Admitted>,
     /// Counts it among the requests that are not over.
@@ -142,15 +142,16 @@ impl Ctx {
                 body_size: None,
                 stream: None,
                 last: true,
+                observers,
             })
         });
-        Box::new(Self::of(connection, observers))
-    }
-
-    pub(super) fn of(connection: Arc<Connection>, observers: Arc<Observers>) -> Self {
-        connection.clock.take();
         let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);
         exchange.tls.clone_from(&connection.tls);
+        Box::new(Self::of(connection, exchange))
+    }
+
+    pub(super) fn of(connection: Arc<Connection>, exchange: Exchange) -> Self {
+        connection.clock.take();
         Self {
             exchange,
             pace: connection.stream.map(|bounds| bounds.pace),
@@ -180,7 +181,6 @@ impl Ctx {
             timing: Timing::default(),
             step: None,
             own_answer: None,
-            observers,
             admitted: None,
             _in_flight: metrics().began(),
             finished: false,

@@ -71,13 +71,14 @@ pub(super) fn close(ctx: &mut Ctx) {
     let event = event(ctx);
     let upstream = ctx.exchange.upstream.as_ref().map(|upstream| upstream.meter());
     metrics().record(&event, ctx.route.as_ref().map(|route| &*route.meter), upstream);
-    ctx.observers.record(&event);
+    ctx.connection.observers.record(&event);
 }
 
 fn event(ctx: &Ctx) -> Event<'_> {
     let exchange = &ctx.exchange;
     let duration = exchange.started.elapsed();
-    let now = SystemTime::now();
+    // Nobody else asks for it.
+    let now = if ctx.connection.observers.access_log.is_some() { SystemTime::now() } else { SystemTime::UNIX_EPOCH };
     Event {
         id: exchange.id.bits(),
         time: now.checked_sub(duration).unwrap_or(now),
@@ -121,7 +122,7 @@ fn protocol(version: Version) -> &'static str {
 }
 
 fn report(ctx: &Ctx, failure: &Error) {
-    if !ctx.observers.may_say(failure.reason()) {
+    if !ctx.connection.observers.may_say(failure.reason()) {
         return;
     }
     let level = match failure.party() {

@@ -110,7 +110,7 @@ pub(super) fn once_more(
             ctx.tries.wait = Some(wait);
             ctx.connection.clock.begin_again();
             upstream.meter().retried(reason.place());
-            if ctx.observers.may_say("trying_again") {
+            if ctx.connection.observers.may_say("trying_again") {
                 log::info!(
                     "trying again reason={} endpoint={} id={} wait_ms={}",
                     reason.word(),

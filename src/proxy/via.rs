@@ -10,6 +10,8 @@ pub(super) struct Via {
     name: String,
     /// The whole field of a message that has none yet, which is nearly every one: made once, shared by all.
     own: [HeaderValue; 3],
+    /// The same as a line of a head, with its end.
+    lines: [Box<[u8]>; 3],
 }
 
 impl Via {
@@ -27,7 +29,8 @@ impl Via {
             // A name of our own making: it can't fail.
             HeaderValue::from_str(&format!("{protocol} {name}")).unwrap_or_else(|_| HeaderValue::from_static("1.1 ravelin"))
         });
-        Self { name, own }
+        let lines = own.each_ref().map(|own| [b"via: ", own.as_bytes(), b"\r\n"].concat().into());
+        Self { name, own, lines }
     }
 
     /// Whether a request has been through this process already.
@@ -47,9 +50,9 @@ impl Via {
         HeaderValue::from_str(&all.join(", ")).unwrap_or_else(|_| own.clone())
     }
 
-    /// As on HTTP/1.1 it stands in a message that has none yet.
-    pub(super) fn own(&self, received: Version) -> &[u8] {
-        self.own[protocol(received)].as_bytes()
+    /// The line as on HTTP/1.1 it stands in a message that has none yet, and how long its name is.
+    pub(super) fn line(&self, received: Version) -> (&[u8], usize) {
+        (&self.lines[protocol(received)], "via".len())
     }
 
     fn is_hop(&self, hop: &str) -> bool {

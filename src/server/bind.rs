@@ -8,8 +8,6 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, UniqueID};
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
@@ -17,6 +15,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::runtime::{AdminPlan, ListenerPlan};
 use crate::server::upgrade::{Offer, Predecessor, Role, Tenure};
 use crate::types::ListenAddress;
+use crate::upstream::Wire;
 
 /// How many connections the system may complete before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -78,20 +77,16 @@ impl Socket {
     }
 
     /// The next connection, and where it comes from unless that is this machine by a file.
-    pub(crate) async fn accept(&self) -> io::Result<(L4Stream, Option<SocketAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Wire, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                let mut stream = L4Stream::from(stream);
-                // Endpoints may be told where the client asked (`proxy_protocol`): the system is asked for that when it is wanted.
-                let digest = SocketDigest::from_raw_fd(stream.id());
-                stream.set_socket_digest(digest);
-                Ok((stream, Some(client)))
+                Ok((Wire::Tcp(stream), Some(client)))
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok((stream.into(), None))
+                Ok((Wire::Unix(stream), None))
             }
         }
     }

@@ -4,14 +4,13 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
@@ -24,13 +23,14 @@ use crate::server::http2::{self, Origin};
 use crate::server::listeners::{Listener, TooMany};
 use crate::server::proxy_protocol::{Preamble, read};
 use crate::server::stream::{Conn, Rail};
+use crate::upstream::Wire;
 
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that was just accepted.
 pub(super) struct Accepted {
-    pub(super) stream: L4Stream,
+    pub(super) stream: Wire,
     /// `None` over a unix socket.
     pub(super) peer: Option<SocketAddr>,
     /// The peer begins with a PROXY header, which names the client.
@@ -85,9 +85,14 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
     let leftover = conn.leftover();
     let mut waiting = pin!(listener.drain.closing_idle());
     let mut closing = Closing::new(&listener.drain, waiting.as_mut());
+    // All that a request must know of them, for as long as that stays the same.
+    let (mut limits, mut seen, mut told) = (listener.limits(), Weak::new(), None);
     loop {
-        let limits = listener.limits();
-        conn.limit(&limits);
+        if let Some(changed) = listener.limits_after(&mut seen) {
+            limits = changed;
+            conn.limit(&limits);
+            told = None;
+        }
         match next(&mut conn, &limits, &mut closing).await {
             Next::Request(_, Body::Length(length), _) if limits.body_size.is_some_and(|limit| length > limit) => {
                 return refuse(conn, 413, "body_too_large", &listener, client, scheme).await;
@@ -95,28 +100,37 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
             Next::Request(head, body, rows) => {
                 served = served.saturating_add(1);
                 let last = listener.drain.is_stopping() || limits.requests_per_connection.is_some_and(|limit| served >= limit);
-                let connection = Arc::new(Connection {
-                    listener: listener.name.clone(),
-                    index: Some(listener.index),
-                    client,
-                    scheme,
-                    tls: tls.clone(),
-                    clock: clock.clone(),
-                    tunnel_idle: limits.websocket_idle_timeout,
-                    body_size: limits.body_size,
-                    stream: None,
-                    last,
+                if last {
+                    told = None;
+                }
+                let connection = told.get_or_insert_with(|| {
+                    Arc::new(Connection {
+                        listener: listener.name.clone(),
+                        index: Some(listener.index),
+                        client,
+                        scheme,
+                        tls: tls.clone(),
+                        clock: clock.clone(),
+                        tunnel_idle: limits.websocket_idle_timeout,
+                        body_size: limits.body_size,
+                        stream: None,
+                        last,
+                        observers: listener.observers.clone(),
+                    })
                 });
                 if let (true, Some(framing)) = (listener.express.is_open(), body.framing()) {
-                    // In memory of its own, which is gone while the connection waits for its next request.
                     let mut rail = Rail { conn: &mut conn, body, drain: &listener.drain };
-                    match Box::pin(listener.express.serve(&mut rail, &connection, head, rows, framing)).await {
-                        Outcome::General => {}
-                        Outcome::Keep => continue,
-                        Outcome::Close => return conn.end(&leftover).await,
+                    let outcome = match listener.express.serve(&mut rail, connection, head, rows, framing) {
+                        Some(exchange) => Some(exchange.await),
+                        None => None,
+                    };
+                    match outcome {
+                        Some(Outcome::Keep) => continue,
+                        Some(Outcome::Close) => return conn.end(&leftover).await,
+                        None => {}
                     }
                 }
-                match exchange(conn, head, body, connection, &listener).await {
+                match exchange(conn, head, body, connection.clone(), &listener).await {
                     Some(reusable) => conn = reusable,
                     None if clock.is_taken() => return leftover.linger().await,
                     // Of what passed our reading Pingora refuses nothing, as far as tests can show.

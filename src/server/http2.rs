@@ -105,6 +105,7 @@ impl HttpServerApp for Streams {
             body_size: self.limits.body_size,
             stream: Some(self.bounds),
             last: false,
+            observers: self.listener.observers.clone(),
         });
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
         let overdue = async {

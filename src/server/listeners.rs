@@ -2,12 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora_core::protocols::UniqueID;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::ServiceWithDependents;
@@ -16,7 +14,7 @@ use pingora_runtime::current_handle;
 use crate::config::ListenerLimits;
 use crate::observe::{ListenerMeter, Observers, Pause, metrics};
 use crate::proxy::Express;
-use crate::runtime::Store;
+use crate::runtime::{Snapshot, Store};
 use crate::server::bind::{Bound, Socket};
 use crate::server::clients::{Clients, Counted};
 use crate::server::connection::{Accepted, serve};
@@ -25,6 +23,7 @@ use crate::server::drain::Drain;
 use crate::server::engine::Engine;
 use crate::server::gate::Gate;
 use crate::server::ready::Waiting;
+use crate::upstream::Wire;
 
 /// How long accepting pauses when descriptors run out: closing connections give them back.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -158,6 +157,11 @@ impl Listener {
         self.store.limits(self.index)
     }
 
+    /// Likewise, unless the snapshot is still the one that was `seen`.
+    pub(super) fn limits_after(&self, seen: &mut Weak<Snapshot>) -> Option<ListenerLimits> {
+        self.store.limits_after(seen, self.index)
+    }
+
     async fn accept(self: Arc<Self>, socket: Socket) {
         // Stopping waits for this loop too: those who have connected are admitted before it counts who is left.
         let _accepting = self.drain.opened();
@@ -173,7 +177,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, client)) => {
-                    let descriptor = stream.id();
+                    let descriptor = stream.descriptor();
                     self.clone().admit(stream, client);
                     if descriptors.are_scarce_after(descriptor) {
                         tokio::select! {
@@ -244,7 +248,7 @@ impl Listener {
     }
 
     /// Serves a connection, unless its client has too many open already.
-    fn admit(self: Arc<Self>, stream: L4Stream, peer: Option<SocketAddr>) {
+    fn admit(self: Arc<Self>, stream: Wire, peer: Option<SocketAddr>) {
         let proxied = self.proxy_protocol && self.store.trust(self.index, |trust| trust.sends_proxy(ip(peer)));
         let counted = match if proxied { Ok(None) } else { self.count(peer) } {
             Ok(counted) => counted,

@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::SslDigest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::server::TlsStream;
+
+use crate::upstream::Wire;
 
 /// How long a client may take to hear why it is closed.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,7 +24,7 @@ pub(super) struct Socket(Option<Io>);
 
 /// What carries the bytes.
 enum Io {
-    Plain(Box<L4Stream>),
+    Plain(Wire),
     Tls(Box<Secured>),
 }
 
@@ -36,7 +37,7 @@ struct Secured {
 /// A socket of which some bytes were read already.
 pub(super) struct Rewound {
     ahead: BytesMut,
-    stream: Box<L4Stream>,
+    stream: Wire,
 }
 
 /// Where a socket is left that closes with bytes unread.
@@ -44,8 +45,8 @@ pub(super) struct Rewound {
 pub(super) struct Leftover(Arc<Mutex<Option<Io>>>);
 
 impl Socket {
-    pub(super) fn new(stream: L4Stream) -> Self {
-        Self(Some(Io::Plain(Box::new(stream))))
+    pub(super) fn new(stream: Wire) -> Self {
+        Self(Some(Io::Plain(stream)))
     }
 
     /// What a handshake has made of it.
@@ -64,7 +65,7 @@ impl Socket {
         }
     }
 
-    pub(super) fn stream(&self) -> Option<&L4Stream> {
+    pub(super) fn wire(&self) -> Option<&Wire> {
         match self.0.as_ref()? {
             Io::Plain(stream) => Some(stream),
             Io::Tls(secured) => Some(&secured.stream.get_ref().0.stream),
@@ -115,7 +116,7 @@ fn gone<T>() -> Poll<io::Result<T>> {
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Some(Io::Plain(stream)) => Pin::new(&mut **stream).poll_read(cx, buffer),
+            Some(Io::Plain(stream)) => Pin::new(stream).poll_read(cx, buffer),
             Some(Io::Tls(secured)) => Pin::new(&mut secured.stream).poll_read(cx, buffer),
             None => gone(),
         }
@@ -125,7 +126,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
-            Some(Io::Plain(stream)) => Pin::new(&mut **stream).poll_write(cx, bytes),
+            Some(Io::Plain(stream)) => Pin::new(stream).poll_write(cx, bytes),
             Some(Io::Tls(secured)) => Pin::new(&mut secured.stream).poll_write(cx, bytes),
             None => gone(),
         }
@@ -133,7 +134,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Some(Io::Plain(stream)) => Pin::new(&mut **stream).poll_flush(cx),
+            Some(Io::Plain(stream)) => Pin::new(stream).poll_flush(cx),
             Some(Io::Tls(secured)) => Pin::new(&mut secured.stream).poll_flush(cx),
             None => gone(),
         }
@@ -141,7 +142,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Some(Io::Plain(stream)) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Some(Io::Plain(stream)) => Pin::new(stream).poll_shutdown(cx),
             Some(Io::Tls(secured)) => Pin::new(&mut secured.stream).poll_shutdown(cx),
             None => gone(),
         }
@@ -152,7 +153,7 @@ impl AsyncRead for Rewound {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            return Pin::new(&mut *this.stream).poll_read(cx, buffer);
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
         let length = this.ahead.len().min(buffer.remaining());
         buffer.put_slice(&this.ahead[..length]);
@@ -166,11 +167,11 @@ impl AsyncRead for Rewound {
 
 impl AsyncWrite for Rewound {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().stream).poll_write(cx, bytes)
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.get_mut().stream).poll_write_vectored(cx, bytes)
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -178,10 +179,10 @@ impl AsyncWrite for Rewound {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_flush(cx)
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use pingora_core::protocols::l4::ext::get_tcp_info;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -29,6 +28,7 @@ use crate::server::drain::Drain;
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
 use crate::server::socket::{Leftover, Rewound, Socket};
+use crate::upstream::Wire;
 
 /// Small writes are joined up to this size: a head and a small body leave together.
 const JOIN: usize = 8 * 1024;
@@ -70,7 +70,7 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(io: L4Stream, clock: Arc<Clock>) -> Self {
+    pub(super) fn new(io: Wire, clock: Arc<Clock>) -> Self {
         let body = Body::Length(0);
         Self {
             io: Socket::new(io),
@@ -403,8 +403,8 @@ impl Conn {
 
 /// How much of what was `written` the client has taken: its system has acknowledged it. Over a unix socket both are one.
 fn taken(io: &Socket, written: u64) -> u64 {
-    let Some(stream) = io.stream() else { return written };
-    get_tcp_info(stream.id()).map_or(written, |info| info.tcpi_bytes_acked)
+    let Some(wire) = io.wire() else { return written };
+    get_tcp_info(wire.descriptor()).map_or(written, |info| info.tcpi_bytes_acked)
 }
 
 impl AsyncRead for Conn {
@@ -516,7 +516,7 @@ impl Shutdown for Conn {
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        self.io.stream().map_or(-1, UniqueID::id)
+        self.io.wire().map_or(-1, Wire::descriptor)
     }
 }
 
@@ -532,25 +532,26 @@ impl Ssl for Conn {
 
 impl GetTimingDigest for Conn {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.stream().map_or_else(Vec::new, GetTimingDigest::get_timing_digest)
+        Vec::new()
     }
     fn get_read_pending_time(&self) -> Duration {
-        self.io.stream().map_or(Duration::ZERO, GetTimingDigest::get_read_pending_time)
+        Duration::ZERO
     }
     fn get_write_pending_time(&self) -> Duration {
-        self.io.stream().map_or(Duration::ZERO, GetTimingDigest::get_write_pending_time)
+        Duration::ZERO
     }
 }
 
 impl GetProxyDigest for Conn {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.stream()?.get_proxy_digest()
+        None
     }
 }
 
 impl GetSocketDigest for Conn {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.stream()?.get_socket_digest()
+        // Endpoints may be told where the client asked (`proxy_protocol`): the system is asked for that when it is wanted.
+        Some(Arc::new(SocketDigest::from_raw_fd(self.io.wire()?.descriptor())))
     }
 }
 

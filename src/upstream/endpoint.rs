@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration as Time, Instant};
 
+use pingora_core::protocols::ALPN;
 use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ use crate::upstream::outlier::Rules;
 use crate::upstream::pool::Room;
 use crate::upstream::proxy_header::Parties;
 use crate::upstream::vitals::Vitals;
+use crate::upstream::wire::Wire;
 
 /// An address that serves an upstream's requests.
 pub struct Endpoint {
@@ -221,13 +222,13 @@ impl Endpoint {
     }
 
     /// A connection that waits for a request.
-    pub(crate) fn take_idle(&self, now: Instant) -> Option<Stream> {
+    pub(crate) fn take_idle(&self, now: Instant) -> Option<Wire> {
         self.vitals.pool().take(self.key, now)
     }
 
     /// Lets a connection wait for a next request.
-    pub(crate) fn keep_idle(&self, stream: Stream, now: Instant, room: &Room) {
-        self.vitals.pool().put(stream, self.key, self.peer.options.idle_timeout, now, room);
+    pub(crate) fn keep_idle(&self, wire: Wire, now: Instant, room: &Room) {
+        self.vitals.pool().put(wire, self.key, self.peer.options.idle_timeout, now, room);
     }
 
     /// How connections to it are opened.

@@ -24,6 +24,7 @@ pub(crate) mod retry;
 mod sticky;
 mod table;
 mod vitals;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,7 @@ pub(crate) use self::outcome::Outcome;
 pub(crate) use self::pool::Room;
 pub(crate) use self::proxy_header::Parties;
 pub(crate) use self::sticky::{Seal, Stay};
+pub(crate) use self::wire::Wire;
 
 use self::directory::Directory;
 use self::gate::{Patience, capacity};

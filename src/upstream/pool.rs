@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use pingora_core::protocols::Stream;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, ReadBuf};
 
+use super::wire::Wire;
 use crate::observe::shard;
 
 /// More than there are threads that serve, so that hardly two of these have one in common, whatever other threads there are.
@@ -41,7 +41,7 @@ pub(super) struct Pool(Box<[Shard]>);
 struct Shard(Mutex<Vec<Idle>>);
 
 struct Idle {
-    stream: Stream,
+    wire: Wire,
     /// Of the settings with which it was opened.
     key: u64,
     until: Option<Instant>,
@@ -73,26 +73,26 @@ impl Pool {
     }
 
     /// One that was opened with these settings, and that the endpoint has not closed.
-    pub(super) fn take(&self, key: u64, now: Instant) -> Option<Stream> {
+    pub(super) fn take(&self, key: u64, now: Instant) -> Option<Wire> {
         let own = shard() % self.0.len();
         let from = |shard: &mut Vec<Idle>| {
             while let Some(mut idle) = shard.pop() {
                 if idle.key == key && idle.is_fresh(now) {
-                    return Some(idle.stream);
+                    return Some(idle.wire);
                 }
             }
             None
         };
-        if let Some(stream) = from(&mut self.0[own].lock()) {
-            return Some(stream);
+        if let Some(wire) = from(&mut self.0[own].lock()) {
+            return Some(wire);
         }
         (1..self.0.len()).find_map(|next| from(&mut *self.0[(own + next) % self.0.len()].try_lock()?))
     }
 
     /// Keeps one for a next request, if there is room.
-    pub(super) fn put(&self, stream: Stream, key: u64, limit: Option<Duration>, now: Instant, room: &Room) {
+    pub(super) fn put(&self, wire: Wire, key: u64, limit: Option<Duration>, now: Instant, room: &Room) {
         if let Some(place) = room.enter() {
-            let idle = Idle { stream, key, until: limit.map(|limit| now + limit), _place: place };
+            let idle = Idle { wire, key, until: limit.map(|limit| now + limit), _place: place };
             self.0[shard() % self.0.len()].lock().push(idle);
         }
     }
@@ -127,23 +127,22 @@ impl Idle {
         let mut byte = [0];
         let mut context = Context::from_waker(Waker::noop());
         self.until.is_none_or(|until| now < until)
-            && Pin::new(&mut *self.stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+            && Pin::new(&mut self.wire).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pingora_core::protocols::l4::stream::Stream as L4Stream;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    async fn pair() -> (Stream, TcpStream) {
+    async fn pair() -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Box::new(L4Stream::from(near)), listener.accept().await.unwrap().0)
+        (Wire::Tcp(near), listener.accept().await.unwrap().0)
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use crate::proxy::ctx::Connection;
 use crate::proxy::enter::{Entrance, asks_why, believed, is_as_sent, is_forged};
 use crate::proxy::forwarded::Believed;
 use crate::proxy::https::agrees_with_session;
+use crate::proxy::who::{FOR, HOST_FIELD, PROTO};
 use crate::router::Question;
 use crate::runtime::{Matched, Route};
 use crate::types::{normalise_host, path};
@@ -58,6 +59,8 @@ pub(super) struct Seen {
     pub(super) hop_by_hop: bool,
     /// What may be taken for ours.
     pub(super) forged: bool,
+    /// What is ours to say.
+    pub(super) claims: bool,
     underscore: bool,
     /// What the general way must see to.
     unusual: bool,
@@ -74,7 +77,7 @@ impl Express {
             return None;
         }
         let mut fields = Table::of_request(bytes, rows);
-        let snapshot = self.common.store.load();
+        let snapshot = self.common.store.look();
         let seen = Seen::of(&fields, snapshot.claims());
         if seen.unusual || (seen.via && self.comes_back(&fields)) {
             return None;
@@ -170,8 +173,13 @@ impl Seen {
                     seen.hop_by_hop |= connection || is(b"keep-alive");
                 }
                 14 => seen.hop_by_hop |= is(b"http2-settings"),
-                16 => seen.hop_by_hop |= is(b"proxy-connection"),
+                15 => seen.claims |= is(FOR.as_bytes()),
+                16 => {
+                    seen.claims |= is(HOST_FIELD.as_bytes());
+                    seen.hop_by_hop |= is(b"proxy-connection");
+                }
                 17 => {
+                    seen.claims |= is(PROTO.as_bytes());
                     seen.unusual |= asks_why(name);
                     seen.hop_by_hop |= is(b"transfer-encoding");
                 }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,17 +11,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, Version};
-use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::date::get_cached_date;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 use super::classify::{Admitted, Seen};
+use super::date;
 use super::head::Head;
 use super::response::{Ends, Response};
-use super::table::options;
+use super::spare;
+use super::table::{Line, options};
 use super::wire::{LAST_CHUNK, Outgoing, poll_read_with, write_chunk};
 use super::{self as lane, Downstream, Express, Framing};
-use crate::filter::{Error, Field, Fields, InvalidField, Party, Reply, RequestHead};
+use crate::config::ForwardedHeader;
+use crate::filter::{Error, Field, Fields, InvalidField, Party, Reply, RequestHead, Scheme};
 use crate::observe::{Connect, Timing};
 use crate::proxy::bounds::{REST_TIMEOUT, WORTH_READING};
 use crate::proxy::chunks::Chunks;
@@ -40,7 +42,7 @@ use crate::proxy::upstream::{await_response, is_refused, refused, spare_all_but_
 use crate::proxy::who::{FOR, HOST_FIELD, PROTO, write_address};
 use crate::proxy::{Expired, affinity};
 use crate::runtime::Action;
-use crate::upstream::{Attempt, Endpoint, Outcome, Refusal, Wish};
+use crate::upstream::{Attempt, Endpoint, Outcome, Refusal, Wire, Wish};
 
 /// So often a body is read before others on the thread have their turn.
 const TURN: usize = 16;
@@ -56,6 +58,10 @@ pub(super) struct Passage<'a, D> {
     seen: Seen,
     believed: Option<Believed>,
     pub(super) ask: Ask,
+    /// What of it decides on its endpoint, once that has been asked.
+    key: Option<Option<u64>>,
+    /// It holds what endpoints are told.
+    addressed: bool,
     /// To the client.
     pub(super) out: Outgoing,
     /// Read from the endpoint, and not yet a head.
@@ -139,8 +145,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     ) -> Self {
         let Admitted { exchange, route, head, seen, believed, user_agent, referer } = admitted;
         let closes = seen.connection && options(&head.fields).any(|option| option.eq_ignore_ascii_case(b"close"));
-        let mut ctx = Ctx::of(connection, express.common.observers.clone());
-        ctx.exchange = exchange;
+        let mut ctx = Ctx::of(connection, exchange);
         ctx.user_agent = user_agent;
         ctx.referer = referer;
         ctx.version = Version::HTTP_11;
@@ -153,6 +158,8 @@ impl<'a, D: Downstream> Passage<'a, D> {
             seen,
             believed,
             ask: Ask::new(framing),
+            key: None,
+            addressed: false,
             out: Outgoing::default(),
             come: Vec::new(),
             closes,
@@ -161,7 +168,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         }
     }
 
-    pub(super) async fn run(mut self) -> lane::Outcome {
+    pub(super) async fn run(&mut self) -> lane::Outcome {
         if self.ctx.connection.last {
             self.closes = true;
         }
@@ -172,23 +179,29 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let outcome = match decision {
             Ok(None) => match self.forward().await {
                 Ok(()) => Ok(()),
-                Err(error) => return self.fail(error).await,
+                // What is rare has memory of its own.
+                Err(error) => return Box::pin(self.fail(error)).await,
             },
-            Ok(Some(reply)) => self.answer(reply).await,
+            Ok(Some(reply)) => Box::pin(self.answer(reply)).await,
             Err(error) => {
                 let error = self.ctx.connection.clock.expired().map_or(error, missed);
-                self.answer_error(error).await
+                Box::pin(self.answer_error(error)).await
             }
         };
-        let keeps = outcome.is_ok() && !self.closes && self.is_heard_out().await;
+        let keeps = outcome.is_ok() && !self.closes && (self.is_over() || Box::pin(self.is_heard_out()).await);
         self.finish();
         if keeps { lane::Outcome::Keep } else { lane::Outcome::Close }
     }
 
-    /// Whether the whole request was read, or is now.
+    /// Whether the whole request was read.
+    fn is_over(&self) -> bool {
+        self.ask.left.is_none() && !self.ask.refused
+    }
+
+    /// Likewise, or it is now.
     async fn is_heard_out(&mut self) -> bool {
         if self.ask.left.is_none() {
-            return !self.ask.refused;
+            return self.is_over();
         }
         let rest = poll_fn(|cx| {
             while self.ask.left.is_some() {
@@ -207,85 +220,43 @@ impl<'a, D: Downstream> Passage<'a, D> {
 
     /// `Ok(None)`: it goes to an upstream.
     async fn decide(&mut self) -> Result<Option<Reply>, Error> {
-        let Some(route) = self.ctx.route.clone() else { return Err(Error::internal("no route")) };
-        self.ctx.admitted = self.express.common.load.enter(route.overload(), route.priority);
-        if self.ctx.admitted.is_none() {
-            self.ctx.run.give_up();
-            self.closes = true;
+        // Borrowed, so that threads don't meet at the snapshot's counter once more.
+        let Self { express, client, ctx, head, ask, seen, believed, closes, .. } = self;
+        let Ctx { connection, route, run, exchange, admitted, received, own_answer, stick, .. } = &mut *ctx;
+        let Some(route) = route.as_ref() else { return Err(Error::internal("no route")) };
+        *admitted = express.common.load.enter(route.overload(), route.priority);
+        if admitted.is_none() {
+            run.give_up();
+            *closes = true;
             return Err(Error::new(503, Party::Us, OVERLOADED));
         }
         if let Some(limit) = route.timeout {
-            self.ctx.connection.clock.limit_exchange(limit, self.ctx.exchange.started);
+            connection.clock.limit_exchange(limit, exchange.started);
         }
-        self.strip_claims(route.claims());
+        strip_claims(head, seen, route.claims());
         if route.chain.sees_request() {
-            let mut head = std::mem::take(&mut self.head);
-            self.claim(&mut head);
-            self.head = head;
-        }
-        let Self { client, ctx, head, ask, .. } = self;
-        let mut asking = Asking { head, client: &mut **client, ask, received: &mut ctx.received };
-        let reply = route.chain.request(&mut ctx.run, &mut asking, &mut ctx.exchange).await?;
-        if reply.is_some() || self.ctx.exchange.upstream.is_some() {
-            self.ctx.own_answer = reply.as_ref().map(|_| "filter");
-            return Ok(reply);
+            claim(head, seen, believed.as_ref(), connection.client.ip(), exchange.scheme);
+            let mut asking = Asking { head, client: &mut **client, ask, received };
+            let reply = route.chain.request(run, &mut asking, exchange).await?;
+            if reply.is_some() || exchange.upstream.is_some() {
+                *own_answer = reply.as_ref().map(|_| "filter");
+                return Ok(reply);
+            }
+        } else {
+            route.chain.enter(run);
         }
         // Only a split looks at fields, for a cookie.
-        let fields = if matches!(route.action, Action::Split(_)) { self.head.fields.map() } else { HeaderMap::new() };
-        Ok(match act(&route.action, &fields, &mut self.ctx.exchange, |bound| fastrand::u64(..bound.max(1)))? {
-            Act::Forward(stick) => {
-                self.ctx.stick = stick;
+        let fields = if matches!(route.action, Action::Split(_)) { head.fields.map() } else { HeaderMap::new() };
+        Ok(match act(&route.action, &fields, exchange, |bound| fastrand::u64(..bound.max(1)))? {
+            Act::Forward(cookie) => {
+                *stick = cookie;
                 None
             }
             Act::Answer(word, reply) => {
-                self.ctx.own_answer = Some(word);
+                *own_answer = Some(word);
                 Some(reply)
             }
         })
-    }
-
-    /// Takes away what a client must not say.
-    fn strip_claims(&mut self, claims: &[Box<str>]) {
-        if self.seen.connection {
-            let nominated: Vec<Vec<u8>> =
-                options(&self.head.fields).filter(|option| !is_kept(option)).map(<[u8]>::to_vec).collect();
-            for name in nominated {
-                self.head.fields.take_away_name(&name);
-            }
-            self.head.fields.take_away_name(b"connection");
-        }
-        if self.seen.forged {
-            self.head.fields.take_away(|name| is_forged(name, claims));
-        }
-    }
-
-    /// Puts our word on who asks in the place of all others.
-    fn claim(&self, head: &mut Head) {
-        let (peer, exchange) = (self.ctx.connection.client.ip(), &self.ctx.exchange);
-        let host = head.fields.first(b"host").filter(|host| !host.is_empty()).map(<[u8]>::to_vec);
-        let mut addresses = Vec::new();
-        match self.believed.as_ref().filter(|believed| !believed.hops.is_empty()) {
-            Some(chain) => addresses.extend_from_slice(chain.x_forwarded_for(peer).as_bytes()),
-            None => peer.into_iter().for_each(|peer| write_address(peer, &mut addresses)),
-        }
-        if addresses.is_empty() {
-            head.fields.take_away_name(FOR.as_bytes());
-        } else {
-            head.fields.replace(FOR.as_bytes(), &addresses);
-        }
-        if let Some(believed) = &self.believed
-            && believed.header == crate::config::ForwardedHeader::Forwarded
-        {
-            let value = believed.forwarded(peer);
-            if !value.is_empty() {
-                head.fields.replace(b"forwarded", value.as_bytes());
-            }
-        }
-        head.fields.replace(PROTO.as_bytes(), exchange.scheme.as_str().as_bytes());
-        match host {
-            Some(host) => head.fields.replace(HOST_FIELD.as_bytes(), &host),
-            None => _ = head.fields.take_away_name(HOST_FIELD.as_bytes()),
-        }
     }
 
     /// Asks endpoints until one answers.
@@ -298,7 +269,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
             let began = self.ctx.step.unwrap_or(self.ctx.exchange.started);
             let (mut up, reused) = match endpoint.take_idle(began) {
                 Some(up) => (up, true),
-                None => match self.connect(&endpoint).await {
+                None => match Box::pin(self.connect(&endpoint)).await {
                     Ok(up) => (up, false),
                     Err(mut error) => {
                         error.as_up();
@@ -320,7 +291,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
                 }
                 Ok((Answered::Replaced(reply), _)) => {
                     self.closes = true;
-                    return self.send(reply).await;
+                    return Box::pin(self.send(reply)).await;
                 }
                 Err(broken) => {
                     if !self.exchange_failed(&broken, reused) {
@@ -334,16 +305,15 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Opens a connection.
-    async fn connect(&self, endpoint: &Endpoint) -> pingora_core::Result<Stream> {
-        let limit = self.ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
-        let Some(limit) = limit else {
-            return Box::pin(self.express.connector.new_stream(endpoint.peer())).await;
-        };
-        let mut peer = endpoint.peer().clone();
-        let options = &mut peer.options;
-        options.connection_timeout = options.connection_timeout.into_iter().chain([limit]).min();
-        options.total_connection_timeout = options.total_connection_timeout.into_iter().chain([limit]).min();
-        Box::pin(self.express.connector.new_stream(&peer)).await
+    async fn connect(&self, endpoint: &Endpoint) -> pingora_core::Result<Wire> {
+        let of_try = self.ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
+        let limit = endpoint.peer().options.total_connection_timeout.into_iter().chain(of_try).min();
+        if let Some(connector) = &self.express.connector {
+            let mut peer = endpoint.peer().clone();
+            (peer.options.connection_timeout, peer.options.total_connection_timeout) = (limit, limit);
+            return connector.new_stream(&peer).await.map(Wire::Other);
+        }
+        self.express.common.dialer.plain(endpoint, limit).await
     }
 
     /// Picks an endpoint for this try.
@@ -352,9 +322,12 @@ impl<'a, D: Downstream> Passage<'a, D> {
         ctx.connection.clock.clear_step();
         let Some(upstream) = &ctx.exchange.upstream else { return Err(Error::internal("no upstream was chosen")) };
         spare_all_but_the_last(upstream, &mut ctx.tried);
-        let key = upstream
-            .hash_key()
-            .and_then(|_| affinity::key(upstream, &ctx.exchange.target, &self.head.fields.map(), ctx.exchange.client.ip()));
+        // Known from the first try on: what is added to the head for endpoints has no part in it.
+        let key = *self.key.get_or_insert_with(|| {
+            upstream
+                .hash_key()
+                .and_then(|_| affinity::key(upstream, &ctx.exchange.target, &self.head.fields.map(), ctx.exchange.client.ip()))
+        });
         let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
         // Upstreams with limits or sticky clients are not for this lane: nobody waits here.
         let attempt = match upstream.try_engage(&ctx.tried, Wish { key, at: None }, began) {
@@ -428,33 +401,46 @@ impl<'a, D: Downstream> Passage<'a, D> {
 
     /// Makes the head that this try sends, and what of the body is there again.
     async fn prepare(&mut self, endpoint: &Arc<Endpoint>) -> Result<(), Error> {
-        let Some(route) = self.ctx.route.clone() else { return Err(Error::internal("no route")) };
-        let mut copy = Head::default();
-        self.head.copy_to(&mut copy);
-        // Filters may have put some in place.
-        if self.seen.hop_by_hop || route.chain.sees_request() {
-            copy.fields.take_away(is_hop_by_hop_name);
-        }
-        if !route.chain.sees_request() {
-            self.claim(&mut copy);
-        }
-        let via = &self.express.common.via;
-        if copy.fields.has(b"via") {
-            let extended = via.extended(&copy.fields.map(), Version::HTTP_11);
-            copy.fields.replace(b"via", extended.as_bytes());
+        let Self { express, ctx, head, ask, seen, believed, addressed, .. } = self;
+        let Ctx { connection, route, run, exchange, .. } = &mut *ctx;
+        let Some(route) = route.as_ref() else { return Err(Error::internal("no route")) };
+        // Filters of a try change what it alone sends. Without them all tries send the same, and nobody needs what it was before.
+        let filtered = route.chain.sees_upstream_request();
+        let mut copy;
+        let head = if filtered {
+            copy = head.clone_fields();
+            &mut copy
         } else {
-            copy.fields.append(b"via", via.own(Version::HTTP_11));
+            head
+        };
+        if filtered || !std::mem::replace(addressed, true) {
+            let asked = route.chain.sees_request();
+            // Filters may have put some in place.
+            if seen.hop_by_hop || asked {
+                head.fields.take_away(is_hop_by_hop_name);
+            }
+            if !asked {
+                claim(head, seen, believed.as_ref(), connection.client.ip(), exchange.scheme);
+            }
+            let via = &express.common.via;
+            if (asked || seen.via) && head.fields.has(b"via") {
+                let extended = via.extended(&head.fields.map(), Version::HTTP_11);
+                head.fields.replace(b"via", extended.as_bytes());
+            } else {
+                let (text, name) = via.line(Version::HTTP_11);
+                head.fields.append_line(Line { text, name });
+            }
         }
-        if let Some(upstream) = &self.ctx.exchange.upstream
+        if let Some(upstream) = &exchange.upstream
             && let Some(host) = upstream.host_for(endpoint)
         {
-            copy.set_host(host)?;
+            head.set_host(host)?;
         }
-        if route.chain.sees_upstream_request() {
-            route.chain.upstream_request(&mut self.ctx.run, &mut copy, &mut self.ctx.exchange).await?;
+        if filtered {
+            route.chain.upstream_request(run, head, exchange).await?;
         }
-        self.ask.begin(&copy);
-        if self.ask.left.is_none() {
+        ask.begin(head);
+        if ask.left.is_none() {
             self.ctx.asked = true;
             await_response(&self.ctx, self.ask.framing != Framing::Empty);
         }
@@ -462,8 +448,8 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Asks one endpoint and passes its answer on. Says whether its connection can be used again.
-    async fn exchange(&mut self, up: &mut Stream) -> Result<(Answered, bool), Broken> {
-        self.come.clear();
+    async fn exchange(&mut self, up: &mut Wire) -> Result<(Answered, bool), Broken> {
+        spare::give_text(std::mem::take(&mut self.come));
         let mut response = loop {
             let response = poll_fn(|cx| self.poll_head(up, cx)).await?;
             if !response.is_informational() {
@@ -517,32 +503,34 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let now = Instant::now();
         ended(ctx, Outcome::Answered(response.status), now);
         ctx.timing.response = ctx.step.map(|connected| now.duration_since(connected));
-        let Some(route) = ctx.route.clone() else { return Ok(None) };
-        if let Some(took) = ctx.timing.response {
-            self.express.common.load.answered(route.overload(), took, now);
-        }
         body_arrived(ctx, now);
         ctx.step = Some(now);
+        let Ctx { route, run, exchange, timing, own_answer, .. } = &mut *ctx;
+        let Some(route) = route.as_ref() else { return Ok(None) };
+        if let Some(took) = timing.response {
+            self.express.common.load.answered(route.overload(), took, now);
+        }
         let via = &self.express.common.via;
         let version = if response.is_http10 { Version::HTTP_10 } else { Version::HTTP_11 };
-        if response.fields.has(b"via") {
+        if response.has_via() {
             let extended = via.extended(&response.fields.map(), version);
             response.fields.replace(b"via", extended.as_bytes());
         } else {
-            response.fields.append(b"via", via.own(version));
+            let (text, name) = via.line(version);
+            response.fields.append_line(Line { text, name });
         }
-        ctx.exchange.status = Some(response.status);
+        exchange.status = Some(response.status);
         if !route.chain.sees_response() {
             return Ok(None);
         }
-        match route.chain.response(&mut ctx.run, response, &mut ctx.exchange).await {
+        match route.chain.response(run, response, exchange).await {
             Ok(None) => Ok(None),
             Ok(Some(reply)) => {
-                ctx.own_answer = Some("filter");
+                *own_answer = Some("filter");
                 Ok(Some(reply))
             }
             Err(error) => {
-                ctx.run.give_up();
+                run.give_up();
                 Err(Broken { error, how: None })
             }
         }
@@ -557,7 +545,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         response.strip_framing();
         let bodiless = *self.ctx.exchange.target.method() == Method::HEAD || matches!(response.status, 204 | 304);
         let chunked = !bodiless && self.frame(response, ends);
-        response.fields.replace(b"Date", get_cached_date().as_bytes());
+        date::with(self.ctx.step.unwrap_or_else(Instant::now), |line| response.fields.replace_line(line));
         let mut body = Body { ends, chunks: Chunks::of_response(), chunked, silent: bodiless, done: false, overrun: false };
         let mut out = std::mem::take(&mut self.out);
         let bytes = out.fresh();
@@ -573,18 +561,17 @@ impl<'a, D: Downstream> Passage<'a, D> {
 
     /// Says how the body ends, whatever filters have made of that; whether it goes in chunks.
     fn frame(&mut self, response: &mut Response, ends: Ends) -> bool {
-        let length = response.fields.first(b"content-length").is_some();
+        let (lengths, length) = response.length();
         let said = match ends {
-            Ends::After(said) if length => said,
-            Ends::AtOnce if length => 0,
+            Ends::After(said) if lengths > 0 => said,
+            Ends::AtOnce if lengths > 0 => 0,
             _ => {
                 response.fields.take_away_name(b"content-length");
                 response.fields.replace(b"Transfer-Encoding", b"chunked");
                 return true;
             }
         };
-        let same = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|value| value.parse().ok()) == Some(said);
-        if response.fields.all(b"content-length").count() != 1 || !response.fields.first(b"content-length").is_some_and(same) {
+        if lengths != 1 || length != Some(said) {
             response.fields.replace(b"content-length", said.to_string().as_bytes());
         }
         response.fields.take_away_name(b"transfer-encoding");
@@ -613,7 +600,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Waits for a head, while the request goes out.
-    fn poll_head(&mut self, up: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<Response, Broken>> {
+    fn poll_head(&mut self, up: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<Response, Broken>> {
         if !self.come.is_empty()
             && let Some(response) = Response::read(&mut self.come).map_err(Broken::refused)?
         {
@@ -622,10 +609,10 @@ impl<'a, D: Downstream> Passage<'a, D> {
         self.go_on(up, cx)?;
         loop {
             let come = &mut self.come;
-            let read = poll_read_with(&mut **up, cx, |bytes, _| {
+            let read = poll_read_with(&mut *up, cx, |bytes, _| {
                 if come.is_empty() {
                     // With room for what is put in place.
-                    come.reserve(bytes.len() + 512);
+                    *come = spare::text(bytes.len() + 512);
                 }
                 come.extend_from_slice(bytes);
                 bytes.len()
@@ -646,7 +633,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Passes the body on.
-    fn poll_answer(&mut self, up: &mut Stream, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_answer(&mut self, up: &mut Wire, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         self.go_on(up, cx)?;
         for _ in 0..TURN {
             if !self.out.is_empty() {
@@ -656,7 +643,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
                 return self.client.poll_sent(cx).map_err(|error| self.by_client(&error));
             }
             let Self { client, out, ctx, .. } = self;
-            let read = poll_read_with(&mut **up, cx, |bytes, cx| {
+            let read = poll_read_with(&mut *up, cx, |bytes, cx| {
                 if bytes.is_empty() {
                     return body.end(out.more()).map(|()| false);
                 }
@@ -699,7 +686,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// The rest of a request that was answered before it had come whole.
-    fn poll_rest(&mut self, up: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_rest(&mut self, up: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             if self.ask.failed.is_none() {
                 match self.poll_ask(up, cx) {
@@ -716,7 +703,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Sends on what there is of the request. That the endpoint takes no more is no failure yet: it may have answered.
-    fn go_on(&mut self, up: &mut Stream, cx: &mut Context<'_>) -> Result<(), Broken> {
+    fn go_on(&mut self, up: &mut Wire, cx: &mut Context<'_>) -> Result<(), Broken> {
         if self.ask.failed.is_some() || (self.ask.left.is_none() && self.ask.out.is_empty() && !self.ask.unflushed) {
             return Ok(());
         }
@@ -727,16 +714,16 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Waits until the whole request has left.
-    fn poll_ask(&mut self, up: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_ask(&mut self, up: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             let ask = &mut self.ask;
             let mut left = Poll::Ready(Ok(()));
             if !ask.out.is_empty() {
                 ask.unflushed = true;
-                left = ask.out.poll_leave(cx, |cx, bytes| Pin::new(&mut **up).poll_write(cx, bytes));
+                left = ask.out.poll_leave(cx, |cx, bytes| Pin::new(&mut *up).poll_write(cx, bytes));
             }
             if ask.unflushed && matches!(left, Poll::Ready(Ok(()))) {
-                left = Pin::new(&mut **up).poll_flush(cx);
+                left = Pin::new(&mut *up).poll_flush(cx);
             }
             match left {
                 Poll::Ready(Ok(())) => {
@@ -834,6 +821,59 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let gone = || Error::new(400, Party::Client, "client_gone").with_message(error.to_string());
         let error = self.ctx.connection.clock.expired().map_or_else(gone, missed);
         Broken { error, how: Some(How::ByClient) }
+    }
+}
+
+/// Takes away what a client must not say.
+fn strip_claims(head: &mut Head, seen: &Seen, claims: &[Box<str>]) {
+    if seen.connection {
+        let nominated: Vec<Vec<u8>> = options(&head.fields).filter(|option| !is_kept(option)).map(<[u8]>::to_vec).collect();
+        for name in nominated {
+            head.fields.take_away_name(&name);
+        }
+        head.fields.take_away_name(b"connection");
+    }
+    if seen.forged {
+        head.fields.take_away(|name| is_forged(name, claims));
+    }
+}
+
+/// Puts our word on who asks in the place of all others.
+fn claim(head: &mut Head, seen: &Seen, believed: Option<&Believed>, peer: Option<IpAddr>, scheme: Scheme) {
+    let fields = &mut head.fields;
+    if seen.claims {
+        for name in [FOR, PROTO, HOST_FIELD] {
+            fields.take_away_name(name.as_bytes());
+        }
+    }
+    match believed.filter(|believed| !believed.hops.is_empty()) {
+        Some(chain) => {
+            let addresses = chain.x_forwarded_for(peer);
+            if !addresses.is_empty() {
+                fields.append(FOR.as_bytes(), addresses.as_bytes());
+            }
+        }
+        None => {
+            if let Some(peer) = peer {
+                fields.append_with(FOR.as_bytes(), |text| write_address(peer, text));
+            }
+        }
+    }
+    if let Some(believed) = believed
+        && believed.header == ForwardedHeader::Forwarded
+    {
+        let value = believed.forwarded(peer);
+        if !value.is_empty() {
+            fields.replace(b"forwarded", value.as_bytes());
+        }
+    }
+    let text: &[u8] = match scheme {
+        Scheme::Http => b"x-forwarded-proto: http\r\n",
+        Scheme::Https => b"x-forwarded-proto: https\r\n",
+    };
+    fields.append_line(Line { text, name: PROTO.len() });
+    if let Some(host) = fields.place(b"host").filter(|host| !host.is_empty()) {
+        fields.append_copy(HOST_FIELD.as_bytes(), host);
     }
 }
 

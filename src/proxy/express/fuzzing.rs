@@ -28,7 +28,7 @@ fn told(table: &Table) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 fn written(table: &Table) -> Vec<u8> {
     let mut out = Vec::new();
-    table.write_to(&mut out);
+    table.write_to(0..0, &mut out);
     out
 }
 

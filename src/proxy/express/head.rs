@@ -7,6 +7,9 @@ use http::uri::Authority;
 use super::table::{Piece, Table};
 use crate::filter::{Error, Field, Fields, InvalidField, RequestHead, parse_target};
 
+/// The end of a request line.
+const VERSION: &[u8] = b" HTTP/1.1\r\n";
+
 /// The head of a request.
 #[derive(Default)]
 pub(super) struct Head {
@@ -47,11 +50,19 @@ impl Head {
     /// Writes it as it goes to an endpoint, without the empty line.
     pub(super) fn write_to(&self, out: &mut Vec<u8>) {
         let all = self.fields.text();
+        let end = self.target.range().end + VERSION.len();
+        if self.method.range().start == 0
+            && self.target.range().start == self.method.range().end + 1
+            && all.get(self.target.range().end..end) == Some(VERSION)
+        {
+            // As it came.
+            return self.fields.write_to(0..end, out);
+        }
         out.extend_from_slice(self.method.of(all));
         out.push(b' ');
         out.extend_from_slice(self.target.of(all));
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        self.fields.write_to(out);
+        out.extend_from_slice(VERSION);
+        self.fields.write_to(0..0, out);
     }
 }
 

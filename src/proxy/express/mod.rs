@@ -7,16 +7,19 @@
 //! come there first.
 
 mod classify;
+mod date;
 mod exchange;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod head;
 mod reply;
 mod response;
+mod spare;
 mod table;
 mod wire;
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -35,7 +38,8 @@ use crate::upstream::Room;
 /// The lane, and what its exchanges share.
 pub(crate) struct Express {
     common: Arc<Common>,
-    connector: TransportConnector,
+    /// Where connections are opened by threads of their own (`upstream_connect_offload_threadpools`): Pingora has those.
+    connector: Option<TransportConnector>,
     /// For connections that wait.
     room: Room,
     is_open: bool,
@@ -79,8 +83,6 @@ pub(crate) trait Downstream: AsyncRead + Unpin + Send + Sync {
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Nothing yet: it is one for the general way.
-    General,
     /// It is over, and the connection can carry another.
     Keep,
     /// It is over, and so is the connection.
@@ -97,7 +99,9 @@ impl Express {
         let is_open = std::env::var(SWITCH).map_or(OPEN, |lane| if lane == "auto" { OPEN } else { lane == "express" });
         Self {
             common,
-            connector: TransportConnector::new(Some(ConnectorOptions::from_server_conf(conf))),
+            connector: conf
+                .upstream_connect_offload_threadpool()
+                .map(|_| TransportConnector::new(Some(ConnectorOptions::from_server_conf(conf)))),
             room: Room::new(conf.upstream_keepalive_pool_size, conf.threads),
             is_open,
         }
@@ -108,17 +112,20 @@ impl Express {
         self.is_open
     }
 
-    /// Serves a request whose head, of this length, `rows` tells of.
-    pub(crate) async fn serve<D: Downstream>(
-        &self,
-        client: &mut D,
+    /// Serves a request whose head, of this length, `rows` tells of. `None`: it is one for the general way, and nothing has happened to it.
+    ///
+    /// The exchange has memory of its own, which is gone while the connection waits for its next request.
+    pub(crate) fn serve<'a, D: Downstream>(
+        &'a self,
+        client: &'a mut D,
         connection: &Arc<Connection>,
         head: usize,
         rows: Rows,
         framing: Framing,
-    ) -> Outcome {
-        let Some(admitted) = self.admit(client.head(head), rows, connection) else { return Outcome::General };
+    ) -> Option<Pin<Box<impl Future<Output = Outcome> + Send + 'a>>> {
+        let admitted = self.admit(client.head(head), rows, connection)?;
         client.begin(head);
-        Passage::new(self, client, connection.clone(), admitted, framing).run().await
+        let connection = connection.clone();
+        Some(Box::pin(async move { Passage::new(self, client, connection, admitted, framing).run().await }))
     }
 }

@@ -1,14 +1,15 @@
 //! Answers of Ravelin's own, in the lane.
 
 use std::future::poll_fn;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Method;
-use pingora_core::protocols::http::date::get_cached_date;
 
 use super::Downstream;
 use super::Outcome;
+use super::date;
 use super::exchange::Passage;
 use super::response::{phrase, write_status};
 use super::wire::{LAST_CHUNK, write_chunk};
@@ -20,7 +21,7 @@ use crate::proxy::reply::{OVERLOADED, RETRY_AFTER, own_error};
 
 impl<D: Downstream> Passage<'_, D> {
     /// The exchange failed: answers if that is still possible. The connection closes in any case.
-    pub(super) async fn fail(mut self, error: Error) -> Outcome {
+    pub(super) async fn fail(&mut self, error: Error) -> Outcome {
         self.closes = true;
         let clock = &self.ctx.connection.clock;
         let exchange_over = clock.left().is_some_and(|left| left.is_zero()).then_some(Expired::Exchange);
@@ -130,9 +131,8 @@ impl<D: Downstream> Passage<'_, D> {
         if matches!(body, Body::Stream(_)) && !silent {
             out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        out.extend_from_slice(b"Date: ");
-        out.extend_from_slice(get_cached_date().as_bytes());
-        out.extend_from_slice(if self.closes { b"\r\nConnection: close\r\n\r\n" } else { b"\r\nConnection: keep-alive\r\n\r\n" });
+        date::with(Instant::now(), |line| out.extend_from_slice(line.text));
+        out.extend_from_slice(if self.closes { b"Connection: close\r\n\r\n" } else { b"Connection: keep-alive\r\n\r\n" });
         self.written = Some(status);
         match &mut body {
             _ if silent => {}

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use httparse::{Header, ParserConfig, Status};
 
-use super::table::{Piece, Row, Table, options};
+use super::spare;
+use super::table::{Piece, Row, Table, alike, options};
 use crate::filter::{Field, Fields, InvalidField, ResponseHead};
 
 /// Bytes of a head at most.
@@ -24,6 +25,40 @@ pub(super) struct Response {
     length: usize,
     /// How many were read.
     end: usize,
+    seen: Seen,
+}
+
+/// Which fields came that must be seen to, noted while they were read.
+#[derive(Debug, Default, Clone, Copy)]
+struct Seen {
+    /// How many of these there are, and the value of the first.
+    lengths: (u16, Piece),
+    codings: (u16, Piece),
+    connections: (u16, Piece),
+    /// Others that are a matter of one connection.
+    hop_by_hop: bool,
+    via: bool,
+}
+
+impl Seen {
+    /// Few names have the length of one of these.
+    fn note(&mut self, name: &[u8], value: Piece) {
+        let again = |seen: &mut (u16, Piece)| {
+            if seen.0 == 0 {
+                seen.1 = value;
+            }
+            seen.0 += 1;
+        };
+        match name.len() {
+            3 => self.via |= alike(name, b"via"),
+            2 | 7 | 16 => self.hop_by_hop |= is_hop_by_hop(name),
+            10 if alike(name, b"connection") => again(&mut self.connections),
+            10 => self.hop_by_hop |= is_hop_by_hop(name),
+            14 if alike(name, b"content-length") => again(&mut self.lengths),
+            17 if alike(name, b"transfer-encoding") => again(&mut self.codings),
+            _ => {}
+        }
+    }
 }
 
 /// How a response's body ends.
@@ -68,18 +103,23 @@ impl Response {
         }
         let is_http10 = read.version == Some(0);
         let reason = read.reason.map(|reason| Piece::new(&place(reason.as_bytes())));
-        let mut rows = Vec::with_capacity(read.headers.len() + 8);
-        let mut folded = false;
+        let mut rows = spare::rows();
+        let (mut folded, mut seen) = (false, Seen::default());
         for field in read.headers.iter() {
-            folded |= memchr::memchr3(b'\r', b'\n', 0, field.value).is_some();
-            rows.push(Row::new(&place(field.name.as_bytes()), &place(field.value)));
+            // Without an early end, so that many bytes are looked at at once.
+            folded |= field.value.iter().fold(false, |found, byte| found | matches!(byte, b'\r' | b'\n' | 0));
+            let value = place(field.value);
+            seen.note(field.name.as_bytes(), Piece::new(&value));
+            rows.push(Row::new(&place(field.name.as_bytes()), &value));
         }
         let end = text.len();
         let mut fields = Table::new(std::mem::take(text), rows);
         if folded {
             fields.unfold();
+            seen = Seen::default();
+            fields.each_row(|name, value| seen.note(name, value));
         }
-        Ok(Some(Self { fields, status, reason, is_http10, length, end }))
+        Ok(Some(Self { fields, status, reason, is_http10, length, end, seen }))
     }
 
     /// What has come behind the head.
@@ -93,24 +133,15 @@ impl Response {
 
     /// How its body ends, and whether the connection may carry another exchange afterwards.
     pub(super) fn framing(&self, to_head: bool) -> Result<(Ends, bool), Refused> {
-        let (mut length, mut chunked) = (None, false);
-        for (name, value) in self.fields.iter() {
-            match name.len() {
-                14 if name.eq_ignore_ascii_case(b"content-length") => {
-                    if length.is_some() || chunked {
-                        return Err(self.several_lengths());
-                    }
-                    length = Some(number(value).ok_or_else(|| self.several_lengths())?);
-                }
-                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                    if length.is_some() || chunked || self.is_http10 || !value.eq_ignore_ascii_case(b"chunked") {
-                        return Err(AMBIGUOUS);
-                    }
-                    chunked = true;
-                }
-                _ => {}
-            }
-        }
+        let text = self.fields.text();
+        let (length, chunked) = match (self.seen.lengths, self.seen.codings) {
+            ((0, _), (0, _)) => (None, false),
+            ((1, value), (0, _)) => (Some(number(value.of(text)).ok_or_else(|| self.several_lengths())?), false),
+            ((0, _), (1, value)) if !self.is_http10 && value.of(text).eq_ignore_ascii_case(b"chunked") => (None, true),
+            ((0, _), _) => return Err(AMBIGUOUS),
+            (_, (0, _)) => return Err(self.several_lengths()),
+            _ => return Err(self.length_and_coding()),
+        };
         let ends = match length {
             _ if to_head || matches!(self.status, 204 | 304) => Ends::AtOnce,
             _ if chunked => Ends::WithChunks,
@@ -129,7 +160,36 @@ impl Response {
         if first.is_some() && lengths.all(|length| number(length) == first) { AMBIGUOUS } else { "invalid_response" }
     }
 
+    /// Both are there: what is wrong with that.
+    fn length_and_coding(&self) -> Refused {
+        let mut known = false;
+        for (name, value) in self.fields.iter() {
+            if alike(name, b"content-length") {
+                if known || number(value).is_none() {
+                    return self.several_lengths();
+                }
+                known = true;
+            } else if alike(name, b"transfer-encoding") {
+                if known || !value.eq_ignore_ascii_case(b"chunked") {
+                    return AMBIGUOUS;
+                }
+                known = true;
+            }
+        }
+        AMBIGUOUS
+    }
+
+    /// The one value of `Connection`, if there is but one.
+    fn connection(&self) -> Option<&[u8]> {
+        (self.seen.connections.0 == 1).then(|| self.seen.connections.1.of(self.fields.text()))
+    }
+
     fn is_persistent(&self) -> bool {
+        match self.connection() {
+            None if self.seen.connections.0 == 0 => return !self.is_http10,
+            Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => return true,
+            _ => {}
+        }
         let mut keeps = !self.is_http10;
         for option in options(&self.fields) {
             if option.eq_ignore_ascii_case(b"close") {
@@ -142,23 +202,19 @@ impl Response {
 
     /// Takes off what is between two hops, and what `Connection` nominates.
     pub(super) fn strip_hop_by_hop(&mut self) {
-        let (mut connection, mut others) = (false, false);
-        for (name, _) in self.fields.iter() {
-            match name.len() {
-                10 if name.eq_ignore_ascii_case(b"connection") => connection = true,
-                2 | 7 | 10 | 16 => others |= is_hop_by_hop(name),
-                _ => {}
-            }
-        }
-        if connection {
-            let nominated: Vec<Vec<u8>> =
-                options(&self.fields).filter(|option| !is_framing(option)).map(<[u8]>::to_vec).collect();
+        let names_nothing = |value: &[u8]| value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close");
+        if self.connection().is_some_and(names_nothing) {
+            self.fields.take_away_name(b"connection");
+        } else if self.seen.connections.0 > 0 {
+            // `keep-alive` is taken off by itself.
+            let is_named = |option: &&[u8]| !is_framing(option) && !option.eq_ignore_ascii_case(b"keep-alive");
+            let nominated: Vec<Vec<u8>> = options(&self.fields).filter(is_named).map(<[u8]>::to_vec).collect();
             for name in nominated {
                 self.fields.take_away_name(&name);
             }
             self.fields.take_away_name(b"connection");
         }
-        if others {
+        if self.seen.hop_by_hop {
             self.fields.take_away(is_hop_by_hop);
         }
     }
@@ -173,26 +229,35 @@ impl Response {
 
     /// Writes the status line and the fields.
     pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        let text = self.fields.text();
+        write_status(self.status, out);
         match self.reason {
-            Some(reason) => {
-                write_status(self.status, out);
-                out.extend_from_slice(reason.of(self.fields.text()));
-            }
-            None => {
-                write_status(self.status, out);
-                out.extend_from_slice(phrase(self.status).as_bytes());
-            }
+            Some(reason) => out.extend_from_slice(reason.of(text)),
+            None => out.extend_from_slice(phrase(self.status).as_bytes()),
         }
         out.extend_from_slice(b"\r\n");
-        self.fields.write_to(out);
+        self.fields.write_to(0..0, out);
+    }
+
+    /// Whether `Via` came with it.
+    pub(super) fn has_via(&self) -> bool {
+        self.seen.via
+    }
+
+    /// How many lengths there are, and what the first says.
+    pub(super) fn length(&self) -> (usize, Option<u64>) {
+        let mut lengths = self.fields.all(b"content-length");
+        let first = lengths.next();
+        (usize::from(first.is_some()) + lengths.count(), first.and_then(number))
     }
 }
 
 /// The beginning of a status line.
 pub(super) fn write_status(status: u16, out: &mut Vec<u8>) {
     let digit = |number: u16| b'0' + (number % 10) as u8;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(&[digit(status / 100), digit(status / 10), digit(status), b' ']);
+    let mut line = *b"HTTP/1.1 000 ";
+    line[9..12].copy_from_slice(&[digit(status / 100), digit(status / 10), digit(status)]);
+    out.extend_from_slice(&line);
 }
 
 pub(super) fn phrase(status: u16) -> &'static str {
@@ -201,7 +266,7 @@ pub(super) fn phrase(status: u16) -> &'static str {
 
 /// Apart from `Connection`, which is seen to by itself, and from what frames the body.
 fn is_hop_by_hop(name: &[u8]) -> bool {
-    [&b"keep-alive"[..], b"proxy-connection", b"te", b"trailer", b"upgrade"].iter().any(|other| name.eq_ignore_ascii_case(other))
+    [&b"keep-alive"[..], b"proxy-connection", b"te", b"trailer", b"upgrade"].iter().any(|other| alike(name, other))
 }
 
 fn is_framing(option: &[u8]) -> bool {
@@ -210,8 +275,13 @@ fn is_framing(option: &[u8]) -> bool {
 
 /// Digits, and nothing but digits.
 fn number(value: &[u8]) -> Option<u64> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    if digits { std::str::from_utf8(value).ok()?.parse().ok() } else { None }
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 impl Fields for Response {

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::spare;
 use crate::filter::{Field, Fields, InvalidField};
 use crate::router::Headers;
 use crate::types::is_token;
@@ -34,8 +35,12 @@ impl Piece {
         text.get(self.at as usize..self.at as usize + self.length as usize).unwrap_or_default()
     }
 
-    fn is_empty(self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.length == 0
+    }
+
+    pub(super) fn range(self) -> Range<usize> {
+        self.at as usize..self.end() as usize
     }
 
     fn end(self) -> u32 {
@@ -63,6 +68,25 @@ impl Row {
     pub(super) fn new(name: &Range<usize>, value: &Range<usize>) -> Self {
         Self { name: Piece::new(name), value: Piece::new(value) }
     }
+
+    /// Most names differ in their length, and most others in their first letter.
+    fn is(self, text: &[u8], name: &[u8]) -> bool {
+        self.name.length as usize == name.len() && !name.is_empty() && alike(self.name.of(text), name)
+    }
+}
+
+/// Whether two names are the same, of which this is cheaper to say than of any text: where bytes of tokens differ in this one bit,
+/// they are a letter in either case, or `^` and `~`.
+pub(super) fn alike(one: &[u8], other: &[u8]) -> bool {
+    let same = |(one, other): (&u8, &u8)| one | 0x20 == other | 0x20 && (one == other || one.is_ascii_alphabetic());
+    one.len() == other.len() && one.iter().zip(other).all(same)
+}
+
+/// A field as it stands in a head, with the end of its line, and how long its name is. Behind that come `: `.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Line<'a> {
+    pub(super) text: &'a [u8],
+    pub(super) name: usize,
 }
 
 impl Rows {
@@ -73,7 +97,7 @@ impl Rows {
         self.is_http10 = is_http10;
         self.fields.clear();
         if self.fields.capacity() == 0 {
-            self.fields.reserve(FIELDS);
+            self.fields = spare::rows();
         }
     }
 
@@ -82,9 +106,6 @@ impl Rows {
     }
 }
 
-/// As many fields as most requests have, and those that are added.
-const FIELDS: usize = 24;
-
 /// The fields of a head over its bytes.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -92,11 +113,19 @@ pub(super) struct Table {
     rows: Vec<Row>,
 }
 
+impl Drop for Table {
+    fn drop(&mut self) {
+        spare::give_text(std::mem::take(&mut self.text));
+        spare::give_rows(std::mem::take(&mut self.rows));
+    }
+}
+
 impl Table {
     /// A request's: `head` is what `rows` were found in.
     pub(super) fn of_request(head: &[u8], rows: Rows) -> Self {
-        let mut text = Vec::with_capacity(head.len() + ROOM);
-        text.extend_from_slice(head);
+        let mut text = spare::text(head.len() + ROOM);
+        // Without the empty line at its end: what is added follows the last field.
+        text.extend_from_slice(head.strip_suffix(b"\r\n").unwrap_or(head));
         Self { text, rows: rows.fields }
     }
 
@@ -113,18 +142,16 @@ impl Table {
             if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
                 let value = pingora_http::header_value_from_slice(value);
                 let name = name.of(&self.text).to_vec();
-                self.rows[at] = self.written(&name, value.as_bytes());
+                self.rows[at] = self.written(&name, |text| text.extend_from_slice(value.as_bytes()));
             }
         }
     }
 
-    /// The same fields once more, in the memory of `copy`.
+    /// The same fields once more.
     pub(super) fn copy_to(&self, copy: &mut Self) {
-        copy.text.clear();
-        copy.text.reserve(self.text.len() + ROOM);
+        copy.text = spare::text(self.text.len() + ROOM);
         copy.text.extend_from_slice(&self.text);
-        copy.rows.clear();
-        copy.rows.reserve(self.rows.len() + 8);
+        copy.rows = spare::rows();
         copy.rows.extend_from_slice(&self.rows);
     }
 
@@ -144,21 +171,22 @@ impl Table {
         self.rows.iter().filter(|row| !row.name.is_empty()).map(|row| (row.name.of(&self.text), row.value.of(&self.text)))
     }
 
+    /// Shows the name and the place of the value of each field.
+    pub(super) fn each_row(&self, mut show: impl FnMut(&[u8], Piece)) {
+        self.rows.iter().filter(|row| !row.name.is_empty()).for_each(|row| show(row.name.of(&self.text), row.value));
+    }
+
     /// The values of a name, in order.
     pub(super) fn all<'a>(&'a self, name: &'a [u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
-        self.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.rows.iter().filter(move |row| row.is(&self.text, name)).map(|row| row.value.of(&self.text))
     }
 
     pub(super) fn first(&self, name: &[u8]) -> Option<&[u8]> {
-        self.rows.iter().find(|row| self.is(**row, name)).map(|row| row.value.of(&self.text))
+        self.place(name).map(|value| value.of(&self.text))
     }
 
     pub(super) fn has(&self, name: &[u8]) -> bool {
-        self.rows.iter().any(|row| self.is(*row, name))
-    }
-
-    fn is(&self, row: Row, name: &[u8]) -> bool {
-        row.name.length as usize == name.len() && row.name.of(&self.text).eq_ignore_ascii_case(name)
+        self.rows.iter().any(|row| row.is(&self.text, name))
     }
 
     /// Takes away the fields of which this holds; says whether there was one.
@@ -174,48 +202,95 @@ impl Table {
     }
 
     pub(super) fn take_away_name(&mut self, name: &[u8]) -> bool {
-        self.take_away(|other| other.len() == name.len() && other.eq_ignore_ascii_case(name))
+        let Self { text, rows } = self;
+        let mut any = false;
+        for row in rows.iter_mut().filter(|row| row.is(text, name)) {
+            row.name = Piece::default();
+            any = true;
+        }
+        any
     }
 
     /// Adds a field that is known to be right.
     pub(super) fn append(&mut self, name: &[u8], value: &[u8]) {
+        self.append_with(name, |text| text.extend_from_slice(value));
+    }
+
+    /// Likewise, with a value that is written in place, behind the text that there is.
+    pub(super) fn append_with(&mut self, name: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
         let row = self.written(name, value);
+        self.rows.push(row);
+    }
+
+    /// Adds a field with the value of another's, which is in this place.
+    pub(super) fn append_copy(&mut self, name: &[u8], value: Piece) {
+        self.append_with(name, |text| text.extend_from_within(value.range()));
+    }
+
+    /// Where the value of the first field of this name is.
+    pub(super) fn place(&self, name: &[u8]) -> Option<Piece> {
+        self.rows.iter().find(|row| row.is(&self.text, name)).map(|row| row.value)
+    }
+
+    /// Adds a field that stands as it is to be written, with the end of its line.
+    pub(super) fn append_line(&mut self, line: Line<'_>) {
+        let row = self.line(line);
         self.rows.push(row);
     }
 
     /// Puts a field that is known to be right in the place of all of its name.
     pub(super) fn replace(&mut self, name: &[u8], value: &[u8]) {
-        let row = self.written(name, value);
+        let row = self.written(name, |text| text.extend_from_slice(value));
+        self.put(row, name);
+    }
+
+    /// Likewise, as [`Table::append_line`].
+    pub(super) fn replace_line(&mut self, line: Line<'_>) {
+        let row = self.line(line);
+        self.put(row, &line.text[..line.name]);
+    }
+
+    fn put(&mut self, row: Row, name: &[u8]) {
+        let Self { text, rows } = self;
         let mut first = true;
-        for at in 0..self.rows.len() {
-            if self.is(self.rows[at], name) {
-                self.rows[at] = if std::mem::take(&mut first) { row } else { Row { name: Piece::default(), ..row } };
+        for old in rows.iter_mut() {
+            if old.is(text, name) {
+                *old = if std::mem::take(&mut first) { row } else { Row { name: Piece::default(), ..row } };
             }
         }
         if first {
-            self.rows.push(row);
+            rows.push(row);
         }
     }
 
+    fn line(&mut self, line: Line<'_>) -> Row {
+        let at = self.text.len();
+        self.text.extend_from_slice(line.text);
+        let (colon, end) = (at + line.name, at + line.text.len() - 2);
+        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)) }
+    }
+
     /// As a line of a head, so that it is written out in one piece.
-    fn written(&mut self, name: &[u8], value: &[u8]) -> Row {
+    fn written(&mut self, name: &[u8], value: impl FnOnce(&mut Vec<u8>)) -> Row {
         let at = self.text.len();
         self.text.extend_from_slice(name);
         self.text.extend_from_slice(b": ");
-        self.text.extend_from_slice(value);
+        value(&mut self.text);
+        let end = self.text.len();
         self.text.extend_from_slice(b"\r\n");
         let colon = at + name.len();
-        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..colon + 2 + value.len())) }
+        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)) }
     }
 
-    /// Writes the fields as lines. Lines that stand as they are to be written, one after the other, are copied at once.
-    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
-        let mut run: Range<usize> = 0..0;
+    /// Writes the fields as lines, behind a part of the text that comes first. Lines that stand as they are to be written, one after the
+    /// other, are copied at once.
+    pub(super) fn write_to(&self, first: Range<usize>, out: &mut Vec<u8>) {
+        let mut run = first;
+        let two = |at: u32| self.text.get(at as usize..).and_then(<[u8]>::first_chunk);
         for row in self.rows.iter().filter(|row| !row.name.is_empty()) {
-            let line = row.name.at as usize..row.value.end() as usize + 2;
-            let as_written = row.value.at == row.name.end() + 2
-                && self.text.get(row.name.end() as usize..row.value.at as usize) == Some(b": ")
-                && self.text.get(line.end - 2..line.end) == Some(b"\r\n");
+            let (colon, end) = (row.name.end(), row.value.end());
+            let line = row.name.at as usize..end as usize + 2;
+            let as_written = row.value.at == colon + 2 && two(colon) == Some(b": ") && two(end) == Some(b"\r\n");
             if as_written && line.start == run.end {
                 run.end = line.end;
                 continue;
@@ -306,11 +381,11 @@ impl Fields for Table {
     }
 
     fn set_field(&mut self, field: &Field) {
-        self.replace(field.name().as_bytes(), field.value());
+        self.replace_line(Line { text: field.line(), name: field.name().len() });
     }
 
     fn add_field(&mut self, field: &Field) {
-        self.append(field.name().as_bytes(), field.value());
+        self.append_line(Line { text: field.line(), name: field.name().len() });
     }
 }
 
@@ -348,7 +423,7 @@ mod tests {
 
     fn written(table: &Table) -> String {
         let mut out = Vec::new();
-        table.write_to(&mut out);
+        table.write_to(0..0, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -7,6 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::spare;
+
 /// As much as is read at once.
 const SCRATCH: usize = 64 * 1024;
 /// A buffer that has grown beyond this is given back once it is empty.
@@ -40,6 +42,9 @@ impl Outgoing {
     /// To be filled; nothing waits in it.
     pub(super) fn fresh(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.is_empty());
+        if self.bytes.capacity() == 0 {
+            self.bytes = spare::text(0);
+        }
         self.bytes.clear();
         self.sent = 0;
         &mut self.bytes
@@ -71,6 +76,12 @@ impl Outgoing {
             self.sent = 0;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        spare::give_text(std::mem::take(&mut self.bytes));
     }
 }
 

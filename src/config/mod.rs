@@ -76,8 +76,9 @@ pub use suite::{Expect, ExpectRequest, Test, TestRequest, UpstreamReply};
 pub use tls::{CertificateFiles, ClientAuth, ClientAuthMode, Tls, TlsVersion};
 pub use upstream::{
     Backoff, Balance, Budget, Discover, DnsDiscovery, Endpoint, EndpointLimits, FileDiscovery, GrpcHealthCheck, HashBalance,
-    HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, HostHeader, HttpHealthCheck, NoBudget, OutlierDetection, Protocol,
-    ProxyHeader, Retry, RetryBudget, RetryCondition, SrvDiscovery, Sticky, TcpHealthCheck, Timeouts, Upstream, UpstreamTls,
+    HashKey, HealthCheck, HealthCheckMap, HealthCheckWord, Hedge, Hedging, HostHeader, HttpHealthCheck, NoBudget, NoHedge,
+    OutlierDetection, Protocol, ProxyHeader, Retry, RetryBudget, RetryCondition, SrvDiscovery, Sticky, TcpHealthCheck, Timeouts,
+    Upstream, UpstreamTls,
 };
 pub(crate) use upstream::{STREAMS, endpoints_of};
 

@@ -10,7 +10,6 @@ use crate::config::report::Diagnostic;
 const KEYS: &[(&str, &[&str])] = &[
     ("File", &["tracing"]),
     ("Listener", &["http3"]),
-    ("Retry", &["hedge"]),
     ("Route", &["files"]),
     ("Match", &["when"]),
     ("FilterEntry", &["when"]),

@@ -9,8 +9,8 @@ pub(crate) use self::access_log::{AccessLog, OpenError};
 pub(crate) use self::budget::Budget;
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
-    AcmeMeter, CONTENT_TYPE, EndpointMeter, InFlight, ListenerMeter, LiveSnapshot, Mirrored, Pause, REASONS, RouteMeter, Text,
-    UpstreamMeter, metrics, shard,
+    AcmeMeter, CONTENT_TYPE, EndpointMeter, HEDGE, InFlight, ListenerMeter, LiveSnapshot, Mirrored, Pause, REASONS, RouteMeter,
+    Text, UpstreamMeter, metrics, shard,
 };
 
 use std::time::Instant;

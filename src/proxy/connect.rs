@@ -35,11 +35,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::proxy::Result;
+use crate::proxy::hedge::Ahead;
 use crate::upstream::{Endpoint, Parties, Spoken, Wire};
 
 tokio::task_local! {
     /// What the current task's request connects to: Pingora's connectors see no more than a peer.
-    static DIALING: RefCell<Option<Dialing>>;
+    static DIALING: RefCell<Option<Given>>;
 }
 
 /// The name of a protocol that no endpoint is ever offered: it leads Pingora to a [`Dialer`].
@@ -52,6 +53,12 @@ struct Dialing {
     spoken: Spoken,
     /// A connection that was opened ahead, to learn what the endpoint speaks.
     ahead: Option<Result<Stream>>,
+}
+
+/// What the current task's request is given in the place of a connection.
+enum Given {
+    To(Dialing),
+    Answered(Box<Ahead>),
 }
 
 /// Lets a request name what it connects to.
@@ -108,8 +115,16 @@ impl Dialer {
             peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
             let dialing = Dialing { endpoint: endpoint.clone(), parties, spoken, ahead };
             // Outside of a scope there is none to name it, and the connector will say so.
-            let _ = DIALING.try_with(|current| current.replace(Some(dialing)));
+            let _ = DIALING.try_with(|current| current.replace(Some(Given::To(dialing))));
         }
+    }
+
+    /// Makes a peer one that stands for an answer which was asked for ahead.
+    pub(super) fn hand_over(&self, peer: &mut HttpPeer, ahead: Ahead) {
+        // Of its own: no connection that waits is taken in its place.
+        peer.group_key = fastrand::u64(..);
+        peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
+        let _ = DIALING.try_with(|current| current.replace(Some(Given::Answered(Box::new(ahead)))));
     }
 
     /// A connection without TLS, whose client no endpoint is told of.
@@ -155,12 +170,13 @@ async fn within<T>(limit: Option<Duration>, endpoint: &Endpoint, opening: impl F
 
 #[async_trait]
 impl custom::Connector for Dialer {
-    type Session = ();
+    type Session = Ahead;
 
-    async fn get_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<(Connection<()>, bool)> {
-        let dialing = DIALING.try_with(RefCell::take).ok().flatten();
-        let Some(Dialing { endpoint, parties, spoken, ahead }) = dialing else {
-            return Err(Error::explain(ErrorType::InternalError, "a connection that nobody has asked for"));
+    async fn get_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<(Connection<Ahead>, bool)> {
+        let Dialing { endpoint, parties, spoken, ahead } = match DIALING.try_with(RefCell::take).ok().flatten() {
+            Some(Given::To(dialing)) => dialing,
+            Some(Given::Answered(ahead)) => return Ok((Connection::Session(*ahead), true)),
+            None => return Err(Error::explain(ErrorType::InternalError, "a connection that nobody has asked for")),
         };
         let stream = match ahead {
             Some(opened) => opened?,
@@ -169,12 +185,14 @@ impl custom::Connector for Dialer {
         Ok((Connection::Stream(stream), false))
     }
 
-    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<()> {
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<Ahead> {
         None
     }
 
-    /// There never is one: what a [`Dialer`] opens becomes a session of Pingora's.
-    async fn release_http_session<P: Peer + Send + Sync + 'static>(&self, (): (), _: &P, _: Option<Duration>) {}
+    /// What a [`Dialer`] opens becomes a session of Pingora's: but for those whose answers were asked for ahead.
+    async fn release_http_session<P: Peer + Send + Sync + 'static>(&self, ahead: Ahead, _: &P, idle: Option<Duration>) {
+        ahead.release(idle).await;
+    }
 }
 
 /// What Pingora connects by where it speaks TLS or HTTP/2 itself, after a PROXY header.

@@ -89,6 +89,10 @@ pub(crate) struct Ctx {
     pub(super) mirrored: bool,
     /// The copy that is being made of it, for a mirror.
     pub(super) copy: Option<Copy>,
+    /// When the first try began, of a request that may be sent to a second endpoint beside the first, and until it is answered.
+    pub(super) first_began: Option<Instant>,
+    /// This try's request was sent, and its answer waited for, before Pingora was told whom to connect to.
+    pub(super) ahead: bool,
     /// When the current try began.
     pub(super) try_began: Option<Instant>,
     /// How many informational responses have come.
@@ -167,6 +171,8 @@ impl Ctx {
             tries: Tries::default(),
             mirrored: false,
             copy: None,
+            first_began: None,
+            ahead: false,
             try_began: None,
             informational: 0,
             responding: false,

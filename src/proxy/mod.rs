@@ -17,6 +17,7 @@ mod failure;
 mod forwarded;
 mod grpc;
 mod head;
+mod hedge;
 mod https;
 mod judge;
 mod log;
@@ -84,6 +85,8 @@ pub(crate) struct Common {
     max_tries: u32,
     /// Connections of copies: they have nothing to do with those of requests.
     mirrors: Arc<Connector>,
+    /// Connections of requests that may go to two endpoints at once.
+    hedges: hedge::Hedges,
 }
 
 impl Proxy {
@@ -91,7 +94,8 @@ impl Proxy {
         let max_tries = u32::try_from(settings.max_retries).unwrap_or(u32::MAX);
         let mirrors = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(settings))));
         let (via, load, dialer) = (Via::new(), Arc::new(Load::new()), Dialer::new(settings));
-        Self(Arc::new(Common { store, observers, via, load, dialer, max_tries, mirrors }))
+        let hedges = Arc::new(Connector::new_custom(Some(ConnectorOptions::from_server_conf(settings)), dialer.clone()));
+        Self(Arc::new(Common { store, observers, via, load, dialer, max_tries, mirrors, hedges }))
     }
 
     /// The express lane beside it.
@@ -136,7 +140,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
-        upstream::select(session, ctx, &self.dialer).await
+        upstream::select(session, ctx, self).await
     }
 
     async fn connected_to_upstream(

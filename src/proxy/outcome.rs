@@ -30,16 +30,27 @@ pub(super) fn broke(ctx: &mut Ctx, error: &PingoraError) {
     if ctx.connection.clock.expired().is_some() {
         return expired(ctx);
     }
-    if *error.esource() == ErrorSource::Upstream {
-        let outcome = match error.etype() {
-            // As if there had been no connection: whatever the method, nothing has been done.
-            _ if was_not_processed(error) => Outcome::ConnectError,
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
-            _ => Outcome::Invalid,
-        };
+    if let Some(outcome) = of_error(error) {
         ended(ctx, outcome, Instant::now());
     }
+}
+
+/// What an error says of the endpoint. `None`: it is not to blame.
+pub(super) fn of_error(error: &PingoraError) -> Option<Outcome> {
+    let by_endpoint = *error.esource() == ErrorSource::Upstream;
+    by_endpoint.then(|| match error.etype() {
+        // As if there had been no connection: whatever the method, nothing has been done.
+        _ if was_not_processed(error) => Outcome::ConnectError,
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,
+        ErrorType::ConnectError
+        | ErrorType::ConnectRefused
+        | ErrorType::ConnectNoRoute
+        | ErrorType::TLSHandshakeFailure
+        | ErrorType::SocketError => Outcome::ConnectError,
+        _ => Outcome::Invalid,
+    })
 }
 
 /// The exchange ends where it stands: should a deadline have passed that was the endpoint's to keep, it did not.
@@ -55,6 +66,13 @@ pub(super) fn expired(ctx: &mut Ctx) {
     }
 }
 
+/// The time of the first endpoint is up: what it took is known, or that it takes longer.
+pub(super) fn first_took(ctx: &mut Ctx, now: Instant) {
+    if let (Some(began), Some(upstream)) = (ctx.first_began.take(), &ctx.exchange.upstream) {
+        upstream.retries().took(now.saturating_duration_since(began), now);
+    }
+}
+
 /// Whether an endpoint says of a stream of HTTP/2 that it has done nothing with it: it was refused (RFC 9113 §8.7), or came after the
 /// last one that the connection takes (§6.8).
 fn was_not_processed(error: &PingoraError) -> bool {
@@ -65,6 +83,9 @@ fn was_not_processed(error: &PingoraError) -> bool {
 }
 
 pub(super) fn ended(ctx: &mut Ctx, outcome: Outcome, now: Instant) {
+    if outcome.is_answer() {
+        first_took(ctx, now);
+    }
     if let Some(attempt) = &mut ctx.attempt {
         attempt.ended(outcome, now);
     }

@@ -10,11 +10,12 @@ use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::observe::HEDGE;
 use crate::proxy::judge::judge;
-use crate::proxy::outcome::answered;
+use crate::proxy::outcome::{answered, first_took};
 use crate::proxy::{Ctx, Result};
-use crate::upstream::Outcome;
 use crate::upstream::retry::{Again, Facts, Refusal, Retried, Verdict};
+use crate::upstream::{Attempt, Outcome, Wish};
 
 /// What a request has behind it, and what is next.
 #[derive(Debug, Default)]
@@ -70,6 +71,54 @@ pub(super) fn by_status(session: &Session, head: &ResponseHeader, ctx: &mut Ctx,
     Err(PingoraError::new_up(ErrorType::HTTPStatus(status)))
 }
 
+/// How long from now on the endpoint that is asked may take before another is asked beside it. `None`: none is. `whole`: the request has
+/// come whole, and all of it is at hand.
+pub(super) fn hedge_after(ctx: &Ctx, whole: bool, now: Instant) -> Option<Duration> {
+    let upstream = ctx.exchange.upstream.as_ref()?;
+    let began = ctx.first_began.filter(|_| whole && ctx.exchange.tries == 1 && !ctx.responding && !ctx.tunnel)?;
+    let after = upstream.retries().hedge_after(now)?;
+    Some(after.saturating_sub(now.saturating_duration_since(began)))
+}
+
+/// The endpoint that is asked is slow: a try at another one beside it, if there is one with room, and if the budget allows it.
+pub(super) fn hedge(ctx: &mut Ctx, wish: Wish, max_tries: u32) -> Option<Attempt> {
+    let upstream = ctx.exchange.upstream.clone()?;
+    let first = ctx.exchange.endpoint.clone()?;
+    ctx.tried.push(first.address().clone());
+    let now = Instant::now();
+    let another = ctx.exchange.tries < max_tries && upstream.has_other(&ctx.tried);
+    let attempt = if another { upstream.try_engage(&ctx.tried, wish, now).ok().flatten() } else { None };
+    ctx.tried.pop();
+    let attempt = attempt?;
+    if !upstream.retries().spend(upstream.meter().requests(), now) {
+        upstream.meter().over_budget();
+        return None;
+    }
+    attempt.endpoint().meter().selected();
+    upstream.meter().retried(HEDGE);
+    ctx.exchange.tries += 1;
+    if ctx.connection.observers.may_say("asking_another") {
+        log::info!(
+            "asking another endpoint too reason=hedge endpoint={} slow={} id={}",
+            attempt.endpoint().as_str(),
+            first.as_str(),
+            ctx.exchange.id,
+        );
+    }
+    Some(attempt)
+}
+
+/// The second of two endpoints is the one from here on. `failed`: the first has, and is not asked again.
+pub(super) fn hedge_takes_over(ctx: &mut Ctx, attempt: Attempt, failed: bool) {
+    let now = Instant::now();
+    first_took(ctx, now);
+    if let Some(first) = ctx.exchange.endpoint.replace(attempt.endpoint().clone()).filter(|_| failed) {
+        ctx.tried.push(first.address().clone());
+    }
+    // What is known of the first is that it has not answered by now.
+    ctx.attempt = Some(attempt);
+}
+
 /// [`once_more`] for a session of Pingora's.
 pub(super) fn again(session: &Session, ctx: &mut Ctx, outcome: Outcome, known: Circumstances, max_tries: u32) -> bool {
     let shown = session.response_written().is_some();
@@ -104,6 +153,8 @@ pub(super) fn once_more(
         left: ctx.connection.clock.left(),
         requests: upstream.meter().requests(),
     };
+    // A second endpoint is asked beside the first one only.
+    ctx.first_began = None;
     match upstream.retries().judge(outcome, &facts, Instant::now(), || fastrand::u64(..)) {
         Verdict::Again(Again { reason, wait, retried }) => {
             ctx.tries.retried = retried;

@@ -13,7 +13,6 @@ use pingora_proxy::Session;
 use crate::config::Protocol;
 use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
-use crate::proxy::connect::Dialer;
 use crate::proxy::failure::missed;
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::outcome::{broke, connecting};
@@ -22,11 +21,11 @@ use crate::proxy::response::lacks_descriptors;
 use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
-use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, mirror};
-use crate::upstream::{Attempt, Parties, Refusal, Upstream};
+use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, hedge, mirror};
+use crate::upstream::{Attempt, Endpoint, Parties, Refusal, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
-pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, dialer: &Dialer) -> Result<Box<HttpPeer>> {
+pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) -> Result<Box<HttpPeer>> {
     ctx.connection.clock.clear_step();
     if let Some(wait) = ctx.tries.wait() {
         tokio::time::sleep(wait).await;
@@ -45,8 +44,43 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, dialer: &Dialer
         Err(refusal) => return Err(ended(ctx, refused(upstream.name(), refusal))),
     };
     let endpoint = attempt.endpoint().clone();
+    endpoint.meter().selected();
+    ctx.exchange.tries += 1;
+    if ctx.exchange.tries == 1 {
+        upstream.meter().began();
+        ctx.first_began = upstream.retries().hedges(ctx.exchange.target.method()).then(|| attempt.began());
+    } else {
+        // What was sent of the request is sent anew.
+        (ctx.received, ctx.asked) = (0, false);
+        mirror::restart(&mut ctx.copy);
+    }
+    ctx.try_began = Some(attempt.began());
+    ctx.step = Some(attempt.began());
+    ctx.attempt = Some(attempt);
+    ctx.exchange.endpoint = Some(endpoint.clone());
+    ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
+    let mut peer = tuned(session, ctx, &endpoint);
+    ctx.ahead = hedge::applies(session, ctx);
+    if ctx.ahead {
+        let ahead = hedge::ask(session, ctx, proxy, peer.clone()).await?;
+        proxy.dialer.hand_over(&mut peer, ahead);
+    } else if !endpoint.link().is_plain() {
+        let upgrade = session.is_upgrade_req();
+        proxy.dialer.direct(&mut peer, &endpoint, parties(session, ctx), upgrade).await;
+    }
+    Ok(peer)
+}
+
+/// Whom a connection is for.
+pub(super) fn parties(session: &Session, ctx: &Ctx) -> Parties {
+    let listener = session.as_downstream().server_addr().and_then(|address| address.as_inet().copied());
+    Parties { client: ctx.exchange.client.address, listener }
+}
+
+/// What Pingora connects to, with the limits that hold for this request.
+pub(super) fn tuned(session: &mut Session, ctx: &Ctx, endpoint: &Endpoint) -> Box<HttpPeer> {
     let mut peer = Box::new(endpoint.peer().clone());
-    let try_timeout = upstream.retries().try_timeout();
+    let try_timeout = ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
     if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
         // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops
         // taking a body keeps Pingora from reading the client, where the clock is looked at. And a stream can't be told by a read that
@@ -65,26 +99,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, dialer: &Dialer
         // Pingora looks for each of these fields, in two maps. One walk has found that there is none.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     }
-    endpoint.meter().selected();
-    ctx.exchange.tries += 1;
-    if ctx.exchange.tries == 1 {
-        upstream.meter().began();
-    } else {
-        // What was sent of the request is sent anew.
-        (ctx.received, ctx.asked) = (0, false);
-        mirror::restart(&mut ctx.copy);
-    }
-    ctx.try_began = Some(attempt.began());
-    ctx.step = Some(attempt.began());
-    ctx.attempt = Some(attempt);
-    if !endpoint.link().is_plain() {
-        let listener = session.as_downstream().server_addr().and_then(|address| address.as_inet().copied());
-        let parties = Parties { client: ctx.exchange.client.address, listener };
-        dialer.direct(&mut peer, &endpoint, parties, session.is_upgrade_req()).await;
-    }
-    ctx.exchange.endpoint = Some(endpoint);
-    ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
-    Ok(peer)
+    peer
 }
 
 /// Where all have failed a request once, any but the last may be asked again.
@@ -108,6 +123,10 @@ pub(super) fn refused(upstream: &str, refusal: Refusal) -> Error {
 
 /// There is a connection for this try.
 pub(super) fn connected(session: &mut Session, reused: bool, ctx: &mut Ctx) {
+    if ctx.ahead && ctx.asked {
+        // It was, and has been used.
+        return;
+    }
     if let Some(pace) = &mut ctx.pace
         && !session.as_downstream_mut().is_body_done()
     {
@@ -183,6 +202,10 @@ pub(super) fn exchange_failed(
 /// Makes the head that this try sends.
 pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
     mirror::begin(session, ctx, proxy);
+    if ctx.ahead {
+        // It has been sent.
+        return Ok(());
+    }
     prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))?;
     if head.version == Version::HTTP_2 && session.as_downstream_mut().is_body_empty() {
         // Over HTTP/2 Pingora tells nobody of the end of a body that there is not: the head is all, and it goes out now.
@@ -192,7 +215,12 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
     Ok(())
 }
 
-async fn prepare(session: &Session, head: &mut RequestHeader, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<(), Error> {
+pub(super) async fn prepare(
+    session: &Session,
+    head: &mut RequestHeader,
+    ctx: &mut Ctx,
+    proxy: &Proxy,
+) -> std::result::Result<(), Error> {
     if let Some(endpoint) = &ctx.exchange.endpoint
         && endpoint.link().protocol == Protocol::Http2
         && head.version != Version::HTTP_2

@@ -35,11 +35,13 @@ pub(crate) struct Reached {
     pub(crate) introduced: bool,
     /// Requests until it ends a connection.
     pub(crate) requests: usize,
+    /// It takes requests over HTTP/1, and answers none.
+    pub(crate) silent: bool,
 }
 
 impl Default for Reached {
     fn default() -> Self {
-        Self { tls: None, clients: None, h2c: false, introduced: false, requests: usize::MAX }
+        Self { tls: None, clients: None, h2c: false, introduced: false, requests: usize::MAX, silent: false }
     }
 }
 
@@ -192,11 +194,14 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     reached: &Reached,
     told: Told,
 ) -> io::Result<()> {
-    let (served, limit) = (AtomicUsize::new(0), reached.requests);
+    let (served, limit, silent) = (AtomicUsize::new(0), reached.requests, reached.silent);
     let answer = service_fn(move |mut request: Request<Incoming>| {
         let last = served.fetch_add(1, Ordering::SeqCst) + 1 >= limit;
         let (facts, told) = (facts.clone(), told.clone());
         async move {
+            if silent {
+                std::future::pending::<()>().await;
+            }
             let path = request.uri().path().to_owned();
             let mut response = Response::new(Full::new(Bytes::from(format!("{facts} http=1 path={path}"))));
             if request.headers().contains_key("upgrade") {

@@ -237,7 +237,16 @@ fn upstream_of(f: &mut fmt::Formatter<'_>, upstream: &Target) -> fmt::Result {
         write!(f, ", each try {limit}")?;
     }
     writeln!(f)?;
-    retries(f, upstream.retries, retry)
+    retries(f, upstream.retries, retry)?;
+    if let Some(after) = &retry.hedge {
+        let slow = if after.ends_with('%') {
+            format!("is slower than {after} of the requests")
+        } else {
+            format!("takes longer than {after}")
+        };
+        writeln!(f, "  hedge: another endpoint is asked too when the first {slow}; the first answer counts")?;
+    }
+    Ok(())
 }
 
 fn retries(f: &mut fmt::Formatter<'_>, retries: u32, retry: &Retry) -> fmt::Result {

@@ -231,6 +231,11 @@ impl Resolver<'_> {
             let message = "this budget allows no retry at all";
             self.report.push(Diagnostic::error(self.tree.place(given), message).hint("for that, write `retries: 0`"));
         }
+        if let WordOr::Map(_) = &retry.hedge
+            && let Some(given) = self.tree.at(node, &["retry", "hedge"])
+        {
+            self.hedge(upstream, self.tree.place(given));
+        }
         let most = upstream.timeouts.connect.get().zip(upstream.timeouts.response.get());
         if let (Some(limit), Some((connect, response))) = (retry.try_timeout.get(), most)
             && limit.get() >= connect.get() + response.get()
@@ -239,6 +244,25 @@ impl Resolver<'_> {
             let message =
                 format!("no try can take as long: `timeouts` end it after {connect} for the connection and {response} more");
             self.report.push(Diagnostic::warning(self.tree.place(given), message).hint("write less, or remove it"));
+        }
+    }
+
+    /// What would keep a second endpoint from ever being asked.
+    fn hedge(&mut self, upstream: &Upstream, place: Span) {
+        let report = &mut self.report;
+        if upstream.protocol.value != Protocol::Http1 {
+            let diagnostic = Diagnostic::error(place, "`hedge` needs `protocol: http1`")
+                .related(upstream.protocol.span, "the protocol is here");
+            report.push(diagnostic.hint("remove one of them"));
+        }
+        if upstream.retry.methods.is_empty() {
+            report.push(Diagnostic::error(place, "`hedge` has no effect with `methods: []`: no request may be sent twice"));
+        }
+        let other = upstream.endpoints.iter().filter(|endpoint| endpoint.weight > 0).count() != 1;
+        // A name may have any number of addresses.
+        let named = upstream.endpoints.iter().any(|endpoint| matches!(endpoint.address, Address::Name { .. }));
+        if !other && !named {
+            report.push(Diagnostic::error(place, "`hedge` has no effect with one endpoint: there is no other to ask"));
         }
     }
 

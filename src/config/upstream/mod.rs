@@ -4,6 +4,7 @@ mod balance;
 mod discover;
 mod endpoint;
 mod health;
+mod hedge;
 mod limits;
 mod outlier;
 mod paths;
@@ -25,6 +26,7 @@ pub(crate) use self::discover::endpoints_of;
 pub use self::discover::{Discover, DnsDiscovery, FileDiscovery, SrvDiscovery};
 pub use self::endpoint::Endpoint;
 pub use self::health::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, TcpHealthCheck};
+pub use self::hedge::{Hedge, Hedging, NoHedge};
 pub use self::limits::EndpointLimits;
 pub use self::outlier::OutlierDetection;
 pub(crate) use self::paths::make_absolute;
@@ -150,7 +152,7 @@ mod tests {
         assert_eq!(upstream.health_check, WordOr::Word(HealthCheckWord::Tcp));
         assert_eq!(upstream.timeouts, decoded("{connect: 3s, response: 60s, read: 60s, write: 60s, idle: 60s}").unwrap());
         let retry = "{retries: 1, conditions: [connect_error], methods: [GET, HEAD, OPTIONS, PUT, DELETE], \
-                     backoff: {base: 25ms, max: 250ms}, budget: {ratio: 20%, min: 10/s}, try_timeout: none}";
+                     backoff: {base: 25ms, max: 250ms}, budget: {ratio: 20%, min: 10/s}, try_timeout: none, hedge: none}";
         assert_eq!(upstream.retry, decoded(retry).unwrap());
         let ejecting = "{consecutive_errors: 5, error_ratio: 50%, window: 10s, eject_for: 30s, max_ejected: 50%}";
         assert_eq!(decoded::<OutlierDetection>("{}").unwrap(), decoded(ejecting).unwrap());

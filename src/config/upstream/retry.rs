@@ -5,6 +5,7 @@ use std::time::Duration as StdDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Hedging;
 use crate::config::bounds::positive_limit;
 use crate::types::{Duration, Limit, Method, Percent, Rate, WordOr};
 
@@ -26,6 +27,8 @@ pub struct Retry {
     #[serde(deserialize_with = "positive_limit")]
     #[schemars(with = "Limit<Duration>")]
     pub try_timeout: Limit<Duration>,
+    /// When a second endpoint is asked beside one that is slow; the first answer counts.
+    pub hedge: Hedging,
 }
 
 impl Default for Retry {
@@ -40,6 +43,7 @@ impl Default for Retry {
             backoff: Backoff::default(),
             budget: RetryBudget::Map(Budget::default()),
             try_timeout: Limit::none(),
+            hedge: Hedging::default(),
         }
     }
 }

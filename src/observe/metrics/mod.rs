@@ -28,7 +28,7 @@ pub(crate) use self::cells::shard;
 pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::{Mirrored, RouteMeter};
 pub(crate) use self::text::{CONTENT_TYPE, Text};
-pub(crate) use self::upstream::{EndpointMeter, REASONS, UpstreamMeter};
+pub(crate) use self::upstream::{EndpointMeter, HEDGE, REASONS, UpstreamMeter};
 
 use self::cells::{Count, Sharded};
 use self::identity::Identities;
@@ -226,6 +226,12 @@ impl Metrics {
             "counter",
             "Requests that were not tried again since the retry budget was spent.",
             UpstreamMeter::write_over_budget,
+        );
+        family(
+            "ravelin_upstream_hedges_won_total",
+            "counter",
+            "Second endpoints that answered before the first that was asked.",
+            UpstreamMeter::write_hedges_won,
         );
         family("ravelin_upstream_endpoints", "gauge", "Endpoints, healthy or not.", UpstreamMeter::write_count);
         family(

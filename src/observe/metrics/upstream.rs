@@ -10,8 +10,10 @@ use super::identity::Identities;
 use super::text::Text;
 
 /// Why a request is tried again.
-pub(crate) const REASONS: [&str; 9] =
-    ["stale_connection", "connect_error", "reset", "timeout", "429", "500", "502", "503", "504"];
+pub(crate) const REASONS: [&str; 10] =
+    ["stale_connection", "connect_error", "reset", "timeout", "429", "500", "502", "503", "504", "hedge"];
+/// The place of the last of them: another endpoint is asked beside one that is slow.
+pub(crate) const HEDGE: usize = REASONS.len() - 1;
 
 /// The numbers of an upstream.
 pub(crate) struct UpstreamMeter {
@@ -30,6 +32,7 @@ struct Part {
     /// By reason.
     retries: [Count; REASONS.len()],
     over_budget: Count,
+    hedges_won: Count,
     queued: Count,
     queue_full: Count,
     queue_timeouts: Count,
@@ -87,6 +90,11 @@ impl UpstreamMeter {
         self.parts.here().over_budget.add(1);
     }
 
+    /// The second of two endpoints that were asked at once has answered first.
+    pub(crate) fn hedge_won(&self) {
+        self.parts.here().hedges_won.add(1);
+    }
+
     /// A request is over that went here: how long the head of its response took, if one came.
     pub(super) fn finished(&self, response: Option<Duration>) {
         if let Some(response) = response {
@@ -127,6 +135,10 @@ impl UpstreamMeter {
 
     pub(super) fn write_over_budget(&self, out: &mut Text<'_>) {
         out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.over_budget.get()));
+    }
+
+    pub(super) fn write_hedges_won(&self, out: &mut Text<'_>) {
+        out.sample(&[("upstream", &self.name)], self.parts.sum(|part| part.hedges_won.get()));
     }
 
     pub(super) fn write_selections(&self, out: &mut Text<'_>) {

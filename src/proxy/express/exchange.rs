@@ -1,5 +1,7 @@
 //! One exchange in the lane: decided, asked, answered and recorded, over bytes.
 
+mod hedge;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -267,7 +269,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
             }
             let endpoint = self.select()?;
             let began = self.ctx.step.unwrap_or(self.ctx.exchange.started);
-            let (mut up, reused) = match endpoint.take_idle(began) {
+            let (mut up, mut reused) = match endpoint.take_idle(began) {
                 Some(up) => (up, true),
                 None => match Box::pin(self.connect(&endpoint)).await {
                     Ok(up) => (up, false),
@@ -282,9 +284,9 @@ impl<'a, D: Downstream> Passage<'a, D> {
             };
             self.connected(reused);
             self.prepare(&endpoint).await?;
-            match self.exchange(&mut up).await {
+            match self.exchange(&mut up, &mut reused).await {
                 Ok((Answered::Passed, reusable)) => {
-                    if reusable {
+                    if reusable && let Some(endpoint) = &self.ctx.exchange.endpoint {
                         endpoint.keep_idle(up, self.ctx.step.unwrap_or(began), &self.express.room);
                     }
                     return Ok(());
@@ -307,13 +309,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     /// Opens a connection.
     async fn connect(&self, endpoint: &Endpoint) -> pingora_core::Result<Wire> {
         let of_try = self.ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
-        let limit = endpoint.peer().options.total_connection_timeout.into_iter().chain(of_try).min();
-        if let Some(connector) = &self.express.connector {
-            let mut peer = endpoint.peer().clone();
-            (peer.options.connection_timeout, peer.options.total_connection_timeout) = (limit, limit);
-            return connector.new_stream(&peer).await.map(Wire::Other);
-        }
-        self.express.common.dialer.plain(endpoint, limit).await
+        open(self.express, endpoint, of_try).await
     }
 
     /// Picks an endpoint for this try.
@@ -340,6 +336,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         ctx.exchange.tries += 1;
         if ctx.exchange.tries == 1 {
             upstream.meter().began();
+            ctx.first_began = upstream.retries().hedges(ctx.exchange.target.method()).then_some(began);
         }
         ctx.step = Some(began);
         ctx.try_began = Some(began);
@@ -402,44 +399,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     /// Makes the head that this try sends, and what of the body is there again.
     async fn prepare(&mut self, endpoint: &Arc<Endpoint>) -> Result<(), Error> {
         let Self { express, ctx, head, ask, seen, believed, addressed, .. } = self;
-        let Ctx { connection, route, run, exchange, .. } = &mut *ctx;
-        let Some(route) = route.as_ref() else { return Err(Error::internal("no route")) };
-        // Filters of a try change what it alone sends. Without them all tries send the same, and nobody needs what it was before.
-        let filtered = route.chain.sees_upstream_request();
-        let mut copy;
-        let head = if filtered {
-            copy = head.clone_fields();
-            &mut copy
-        } else {
-            head
-        };
-        if filtered || !std::mem::replace(addressed, true) {
-            let asked = route.chain.sees_request();
-            // Filters may have put some in place.
-            if seen.hop_by_hop || asked {
-                head.fields.take_away(is_hop_by_hop_name);
-            }
-            if !asked {
-                claim(head, seen, believed.as_ref(), connection.client.ip(), exchange.scheme);
-            }
-            let via = &express.common.via;
-            if (asked || seen.via) && head.fields.has(b"via") {
-                let extended = via.extended(&head.fields.map(), Version::HTTP_11);
-                head.fields.replace(b"via", extended.as_bytes());
-            } else {
-                let (text, name) = via.line(Version::HTTP_11);
-                head.fields.append_line(Line { text, name });
-            }
-        }
-        if let Some(upstream) = &exchange.upstream
-            && let Some(host) = upstream.host_for(endpoint)
-        {
-            head.set_host(host)?;
-        }
-        if filtered {
-            route.chain.upstream_request(run, head, exchange).await?;
-        }
-        ask.begin(head);
+        address(express, ctx, head, ask, (seen, believed.as_ref(), addressed), endpoint).await?;
         if ask.left.is_none() {
             self.ctx.asked = true;
             await_response(&self.ctx, self.ask.framing != Framing::Empty);
@@ -448,15 +408,17 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Asks one endpoint and passes its answer on. Says whether its connection can be used again.
-    async fn exchange(&mut self, up: &mut Wire) -> Result<(Answered, bool), Broken> {
+    async fn exchange(&mut self, up: &mut Wire, reused: &mut bool) -> Result<(Answered, bool), Broken> {
         spare::give_text(std::mem::take(&mut self.come));
-        let mut response = loop {
-            let response = poll_fn(|cx| self.poll_head(up, cx)).await?;
-            if !response.is_informational() {
-                break response;
-            }
-            self.inform(response).await?;
+        let mut response = if self.ctx.first_began.is_some() {
+            Box::pin(self.first_head(up, reused)).await?
+        } else {
+            poll_fn(|cx| self.poll_head(up, cx)).await?
         };
+        while response.is_informational() {
+            self.inform(response).await?;
+            response = poll_fn(|cx| self.poll_head(up, cx)).await?;
+        }
         let to_head = *self.ctx.exchange.target.method() == Method::HEAD;
         let (ends, reusable) = response.framing(to_head).map_err(Broken::refused)?;
         self.by_status(&response)?;
@@ -877,6 +839,67 @@ fn claim(head: &mut Head, seen: &Seen, believed: Option<&Believed>, peer: Option
     }
 }
 
+/// Makes the head that a try sends, and puts what is to be sent into `ask`.
+async fn address(
+    express: &Express,
+    ctx: &mut Ctx,
+    head: &mut Head,
+    ask: &mut Ask,
+    (seen, believed, addressed): (&Seen, Option<&Believed>, &mut bool),
+    endpoint: &Endpoint,
+) -> Result<(), Error> {
+    let Ctx { connection, route, run, exchange, .. } = &mut *ctx;
+    let Some(route) = route.as_ref() else { return Err(Error::internal("no route")) };
+    // Filters of a try change what it alone sends. Without them all tries send the same, and nobody needs what it was before.
+    let filtered = route.chain.sees_upstream_request();
+    let mut copy;
+    let head = if filtered {
+        copy = head.clone_fields();
+        &mut copy
+    } else {
+        head
+    };
+    if filtered || !std::mem::replace(addressed, true) {
+        let asked = route.chain.sees_request();
+        // Filters may have put some in place.
+        if seen.hop_by_hop || asked {
+            head.fields.take_away(is_hop_by_hop_name);
+        }
+        if !asked {
+            claim(head, seen, believed, connection.client.ip(), exchange.scheme);
+        }
+        let via = &express.common.via;
+        if (asked || seen.via) && head.fields.has(b"via") {
+            let extended = via.extended(&head.fields.map(), Version::HTTP_11);
+            head.fields.replace(b"via", extended.as_bytes());
+        } else {
+            let (text, name) = via.line(Version::HTTP_11);
+            head.fields.append_line(Line { text, name });
+        }
+    }
+    if let Some(upstream) = &exchange.upstream
+        && let Some(host) = upstream.host_for(endpoint)
+    {
+        head.set_host(host)?;
+    }
+    if filtered {
+        route.chain.upstream_request(run, head, exchange).await?;
+    }
+    ask.begin(head);
+    Ok(())
+}
+
+/// Opens a connection, within the time that a try has.
+async fn open(express: &Express, endpoint: &Endpoint, of_try: Option<Duration>) -> pingora_core::Result<Wire> {
+    let limit = endpoint.peer().options.total_connection_timeout.into_iter().chain(of_try).min();
+    if let Some(connector) = &express.connector {
+        let mut peer = endpoint.peer().clone();
+        (peer.options.connection_timeout, peer.options.total_connection_timeout) = (limit, limit);
+        return connector.new_stream(&peer).await.map(Wire::Other);
+    }
+    express.common.dialer.plain(endpoint, limit).await
+}
+
 /// A request, as the filters of its phase see it: its body is still to come.
 struct Asking<'a, D> {
     head: &'a mut Head,
@@ -1005,6 +1028,11 @@ impl Ask {
     /// Whether all that came of the body can be sent again.
     fn can_replay(&self) -> bool {
         self.framing == Framing::Empty || self.replay.is_some()
+    }
+
+    /// The same for another endpoint, while this one is asked: all of it is at hand.
+    fn again(&self) -> Self {
+        Self { framing: self.framing, replay: self.replay.clone(), ..Self::new(Framing::Empty) }
     }
 
     /// Begins a try with this head.

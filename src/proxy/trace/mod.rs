@@ -197,6 +197,8 @@ pub struct Retry {
     pub budget: Option<(String, String)>,
     /// How long one try may take.
     pub try_timeout: Option<String>,
+    /// How long the first endpoint is asked alone; `None`: no other is asked beside it.
+    pub hedge: Option<String>,
 }
 
 /// An endpoint.

@@ -268,6 +268,10 @@ fn retry(settings: &config::Retry, method: &http::Method) -> Retry {
             WordOr::Map(budget) => Some((budget.ratio.to_string(), budget.min.to_string())),
         },
         try_timeout: settings.try_timeout.get().map(|limit| limit.to_string()),
+        hedge: match &settings.hedge {
+            WordOr::Map(hedge) if listed => Some(hedge.after.to_string()),
+            _ => None,
+        },
     }
 }
 

@@ -6,11 +6,13 @@
 
 mod backoff;
 mod budget;
+mod hedge;
 
 use std::time::{Duration, Instant};
 
 use self::backoff::Backoff;
 use self::budget::Budget;
+use self::hedge::Hedge;
 use crate::config::{self, RetryCondition};
 use crate::observe::REASONS;
 use crate::types::WordOr;
@@ -30,6 +32,8 @@ pub(crate) struct Policy {
     /// `None`: only `max` bounds retries.
     budget: Option<Budget>,
     try_timeout: Option<Duration>,
+    /// `None`: one endpoint is asked at a time.
+    hedge: Option<Hedge>,
 }
 
 /// How often a request was tried again so far.
@@ -120,12 +124,38 @@ impl Policy {
             backoff: Backoff::new(&settings.backoff),
             budget,
             try_timeout: settings.try_timeout.get().map(crate::types::Duration::get),
+            hedge: match &settings.hedge {
+                WordOr::Word(config::NoHedge::None) => None,
+                WordOr::Map(settings) => Some(Hedge::new(settings.after, now)),
+            },
         }
     }
 
     /// How long one try may take, up to the head of its response.
     pub(crate) fn try_timeout(&self) -> Option<Duration> {
         self.try_timeout
+    }
+
+    /// Whether requests of this method may be sent to a second endpoint beside the first.
+    pub(crate) fn hedges(&self, method: &http::Method) -> bool {
+        self.hedge.is_some() && self.methods.contains(method)
+    }
+
+    /// How long the first endpoint is asked alone. `None`: no other is asked beside it.
+    pub(crate) fn hedge_after(&self, now: Instant) -> Option<Duration> {
+        self.hedge.as_ref()?.after(now)
+    }
+
+    /// Whether the budget lets one more endpoint be asked. `requests`: how many the upstream has been given so far.
+    pub(crate) fn spend(&self, requests: u64, now: Instant) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.take(requests, now))
+    }
+
+    /// The first endpoint that a request was sent to took so long, or longer.
+    pub(crate) fn took(&self, time: Duration, now: Instant) {
+        if let Some(hedge) = &self.hedge {
+            hedge.took(time, now);
+        }
     }
 
     /// Whether an answer of this status may be a reason: to ask before anything is made of it.

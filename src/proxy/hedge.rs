@@ -1,0 +1,442 @@
+//! A second endpoint beside one that is slow (`retry.hedge`), on the general way. (The express lane has its own, over bytes.)
+//!
+//! Pingora asks one endpoint at a time. So requests of an upstream that hedges are sent ahead, where an endpoint would be picked, to one
+//! and, when it takes long, to another beside it; and whoever answered first is handed to Pingora as a session of ours whose request has been
+//! written and whose head has been read. From there on it is an answer like any other. Its connection goes back to a pool of these
+//! requests alone; the other's is closed.
+//!
+//! A 5xx is no answer while the other may still give a better one; neither is a connection that breaks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Version};
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::custom::client::Session as CustomSession;
+use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite};
+use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora_core::protocols::l4::socket::SocketAddr;
+use pingora_core::protocols::{Digest, UniqueID, UniqueIDType};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error as PingoraError, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use crate::filter::Error;
+use crate::observe::Connect;
+use crate::proxy::connect::{self, Dialer};
+use crate::proxy::head::{authority, set_host, strip_hop_by_hop};
+use crate::proxy::outcome::{ended, of_error};
+use crate::proxy::response::lacks_descriptors;
+use crate::proxy::retry::{self, hedge_takes_over};
+use crate::proxy::upstream::{
+    await_response, connect_failed, connected, ended as over, exchange_failed, parties, prepare, tuned,
+};
+use crate::proxy::{Ctx, Expired, Proxy, Result, affinity};
+use crate::upstream::{Attempt, Endpoint, Outcome, Parties};
+
+/// What opens the connections of these requests, and keeps them.
+pub(super) type Hedges = Arc<Connector<Dialer>>;
+
+/// Whether a request is sent ahead: it may go to two endpoints, and all of it is here.
+pub(super) fn applies(session: &mut Session, ctx: &Ctx) -> bool {
+    if ctx.first_began.is_none() || session.is_upgrade_req() || session.as_ref().retry_buffer_truncated() {
+        return false;
+    }
+    if session.as_downstream_mut().is_body_empty() {
+        return true;
+    }
+    // A filter has read it, and no filter is to see it as it passes.
+    let seen = ctx.route.as_ref().is_some_and(|route| route.chain.sees_request_body());
+    !seen && session.as_downstream_mut().is_body_done() && session.as_downstream().get_retry_buffer().is_some()
+}
+
+/// An answer that was asked for ahead: a session of Pingora's of which the request is written and the first head is read.
+pub(crate) struct Ahead {
+    session: Http1Session,
+    peer: Box<HttpPeer>,
+    connector: Hedges,
+    /// That head has been handed on.
+    shown: bool,
+}
+
+/// What is sent to an endpoint, and over what.
+struct Question {
+    endpoint: Arc<Endpoint>,
+    peer: Box<HttpPeer>,
+    parties: Parties,
+    head: Box<RequestHeader>,
+    body: Option<Bytes>,
+}
+
+/// A connection, how it was come by, and since when it is there.
+struct Reached {
+    session: Http1Session,
+    connect: Connect,
+    since: Instant,
+}
+
+type Asking = BoxFuture<'static, (Result<Reached>, Box<HttpPeer>)>;
+
+/// Why a second endpoint is of no use.
+enum Broken {
+    ByEndpoint(Outcome),
+    Otherwise,
+}
+
+/// Asks the endpoint that was picked, and another one should it be slow.
+pub(super) async fn ask(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy, mut peer: Box<HttpPeer>) -> Result<Ahead> {
+    let Some(endpoint) = ctx.exchange.endpoint.clone() else { return Err(over(ctx, Error::internal("no endpoint was chosen"))) };
+    let parties = parties(session, ctx);
+    let reached = match reach(&proxy.hedges, &proxy.dialer, &endpoint, &mut peer, parties).await {
+        Ok(reached) => reached,
+        Err(mut error) => {
+            error.as_up();
+            return Err(connect_failed(session, ctx, error, proxy.max_tries));
+        }
+    };
+    let reused = matches!(reached.connect, Connect::Reused);
+    connected(session, reused, ctx);
+    let head = head_for(session, ctx, proxy).await.map_err(|error| over(ctx, error))?;
+    let body = session.as_downstream().get_retry_buffer().filter(|body| !body.is_empty());
+    ctx.asked = true;
+    await_response(ctx, body.is_some());
+    let question = Question { endpoint, peer, parties, head, body: body.clone() };
+    let mut first: Asking = put(question, Ok(reached)).boxed();
+    let early = loop {
+        let after = retry::hedge_after(ctx, true, Instant::now());
+        let slow = async {
+            match after {
+                Some(after) => tokio::time::sleep(after).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = &mut first => break Some(answered),
+            read = session.as_downstream_mut().read_body_or_idle(true) => {
+                if let Err(error) = read {
+                    return Err(exchange_failed(session, error.into_down(), ctx, reused, proxy.max_tries));
+                }
+            }
+            () = slow => break None,
+        }
+    };
+    if let Some((answered, peer)) = early {
+        return match answered {
+            Ok(Reached { session, .. }) => Ok(Ahead { session, peer, connector: proxy.hedges.clone(), shown: false }),
+            Err(error) => Err(exchange_failed(session, error.into_up(), ctx, reused, proxy.max_tries)),
+        };
+    }
+    let second = second(session, ctx, proxy, body).await.map_err(|error| over(ctx, error))?;
+    race(session, ctx, proxy, (first, reused), second).await
+}
+
+/// Begins to ask another endpoint, if one may be asked.
+async fn second(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    proxy: &Proxy,
+    body: Option<Bytes>,
+) -> std::result::Result<Option<(Attempt, Asking)>, Error> {
+    let Some(upstream) = ctx.exchange.upstream.clone() else { return Ok(None) };
+    let (wish, _) = affinity::wish(&upstream, &ctx.exchange.target, &session.req_header().headers, ctx.exchange.client.ip());
+    let Some(attempt) = retry::hedge(ctx, wish, proxy.max_tries) else { return Ok(None) };
+    let endpoint = attempt.endpoint().clone();
+    let first = ctx.exchange.endpoint.replace(endpoint.clone());
+    let head = head_for(session, ctx, proxy).await;
+    ctx.exchange.endpoint = first;
+    let (peer, parties) = (tuned(session, ctx, &endpoint), parties(session, ctx));
+    // The endpoints' time begins anew, for both.
+    ctx.try_began = Some(Instant::now());
+    await_response(ctx, true);
+    let mut question = Question { endpoint, peer, parties, head: head?, body };
+    let (connector, dialer) = (proxy.hedges.clone(), proxy.dialer.clone());
+    let asking = async move {
+        let reached = reach(&connector, &dialer, &question.endpoint, &mut question.peer, question.parties).await;
+        put(question, reached.map_err(PingoraError::into_up)).await
+    };
+    Ok(Some((attempt, asking.boxed())))
+}
+
+/// Waits for the first answer of two.
+async fn race(
+    session: &mut Session,
+    ctx: &mut Ctx,
+    proxy: &Proxy,
+    (mut first, reused): (Asking, bool),
+    second: Option<(Attempt, Asking)>,
+) -> Result<Ahead> {
+    let (mut attempt, mut asking) = second.map_or((None, None), |(attempt, asking)| (Some(attempt), Some(asking)));
+    let mut failed = false;
+    let ahead = |session, peer| Ahead { session, peer, connector: proxy.hedges.clone(), shown: false };
+    loop {
+        let other = async {
+            match &mut asking {
+                Some(asking) => asking.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            (answered, peer) = &mut first, if !failed => {
+                match answered {
+                    Ok(Reached { session, .. }) if attempt.is_none() || speaks_for_it(&session) => return Ok(ahead(session, peer)),
+                    Ok(Reached { session, .. }) => ended(ctx, Outcome::Answered(status(&session)), Instant::now()),
+                    Err(error) if attempt.is_none() => {
+                        return Err(exchange_failed(session, error.into_up(), ctx, reused, proxy.max_tries));
+                    }
+                    Err(error) => {
+                        if let Some(outcome) = of_error(&error.into_up()) {
+                            ended(ctx, outcome, Instant::now());
+                        }
+                    }
+                }
+                failed = true;
+            }
+            (answered, peer) = other => {
+                asking = None;
+                match answered {
+                    Ok(reached) if failed || speaks_for_it(&reached.session) => {
+                        if let Some(upstream) = &ctx.exchange.upstream {
+                            upstream.meter().hedge_won();
+                        }
+                        ctx.exchange.notes.push("hedged: the second endpoint answered first".into());
+                        if let Some(attempt) = attempt.take() {
+                            hedge_takes_over(ctx, attempt, failed);
+                        }
+                        ctx.timing.connect = Some(reached.connect);
+                        ctx.step = Some(reached.since);
+                        return Ok(ahead(reached.session, peer));
+                    }
+                    answered => {
+                        let broken = match answered {
+                            Ok(reached) => Broken::ByEndpoint(Outcome::Answered(status(&reached.session))),
+                            Err(error) if lacks_descriptors(&error) => Broken::Otherwise,
+                            Err(error) if failed => {
+                                // It was the last.
+                                if let Some(attempt) = attempt.take() {
+                                    hedge_takes_over(ctx, attempt, true);
+                                }
+                                return Err(exchange_failed(session, error.into_up(), ctx, false, proxy.max_tries));
+                            }
+                            Err(error) => of_error(&error.into_up()).map_or(Broken::Otherwise, Broken::ByEndpoint),
+                        };
+                        if let Some(mut attempt) = attempt.take() {
+                            if let Broken::ByEndpoint(outcome) = broken {
+                                attempt.ended(outcome, Instant::now());
+                            }
+                            ctx.tried.push(attempt.endpoint().address().clone());
+                        }
+                        if failed {
+                            return Err(over(ctx, Error::internal("no connection could be opened")));
+                        }
+                    }
+                }
+            }
+            read = session.as_downstream_mut().read_body_or_idle(true) => {
+                let Err(error) = read else { continue };
+                let late = matches!(ctx.connection.clock.expired(), Some(Expired::Response | Expired::Try));
+                if let Some(mut attempt) = attempt.take() {
+                    if late {
+                        // It was the time of both.
+                        attempt.ended(Outcome::Timeout, Instant::now());
+                        ctx.tried.push(attempt.endpoint().address().clone());
+                    }
+                    if failed {
+                        hedge_takes_over(ctx, attempt, true);
+                    }
+                }
+                return Err(exchange_failed(session, error.into_down(), ctx, false, proxy.max_tries));
+            }
+        }
+    }
+}
+
+/// Whether an answer may be the one.
+fn speaks_for_it(session: &Http1Session) -> bool {
+    status(session) < 500
+}
+
+fn status(session: &Http1Session) -> u16 {
+    session.resp_header().map_or(0, |head| head.status.as_u16())
+}
+
+/// A connection that waits, or a new one.
+async fn reach(
+    connector: &Connector<Dialer>,
+    dialer: &Dialer,
+    endpoint: &Arc<Endpoint>,
+    peer: &mut HttpPeer,
+    parties: Parties,
+) -> Result<Reached> {
+    // Of its own: two may be opened at once for one request.
+    connect::scope(async {
+        let began = Instant::now();
+        if !endpoint.link().is_plain() {
+            dialer.direct(peer, endpoint, parties, true).await;
+        }
+        match connector.get_http_session(&*peer).await? {
+            (HttpSession::H1(session), reused) => {
+                let since = Instant::now();
+                let connect = if reused { Connect::Reused } else { Connect::Opened(since.duration_since(began)) };
+                Ok(Reached { session, connect, since })
+            }
+            _ => Err(PingoraError::explain(ErrorType::InternalError, "another protocol than was asked for")),
+        }
+    })
+    .await
+}
+
+/// Sends the request, and waits for the first head of an answer.
+async fn put(question: Question, reached: Result<Reached>) -> (Result<Reached>, Box<HttpPeer>) {
+    let Question { peer, head, body, .. } = question;
+    let answered = async {
+        let mut reached = reached?;
+        let session = &mut reached.session;
+        session.read_timeout = peer.options.read_timeout;
+        session.write_timeout = peer.options.write_timeout;
+        session.write_request_header(head).await?;
+        if let Some(body) = &body {
+            session.write_body(body).await?;
+        }
+        session.finish_body().await?;
+        session.read_response().await?;
+        Ok(reached)
+    };
+    (answered.await, peer)
+}
+
+/// The head that this try sends, over HTTP/1.1.
+async fn head_for(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<Box<RequestHeader>, Error> {
+    let mut head = session.req_header().clone();
+    let host = authority(&head).into_owned();
+    strip_hop_by_hop(&mut head);
+    head.remove_header(&TRANSFER_ENCODING);
+    head.set_version(Version::HTTP_11);
+    if !host.is_empty() {
+        set_host(&mut head, &host)?;
+    }
+    prepare(session, &mut head, ctx, proxy).await?;
+    // How the body ends is not for filters to say.
+    match session.as_downstream().get_retry_buffer().filter(|body| !body.is_empty()) {
+        Some(body) => {
+            head.insert_header(CONTENT_LENGTH, body.len()).map_err(|error| Error::internal("").with_message(error.to_string()))?
+        }
+        None if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") => _ = head.remove_header(&CONTENT_LENGTH),
+        None => {}
+    }
+    head.remove_header(&TRANSFER_ENCODING);
+    Ok(Box::new(head))
+}
+
+impl Ahead {
+    /// The connection waits for a next request, if this one's answer came whole and leaves it open.
+    pub(super) async fn release(mut self, idle: Option<Duration>) {
+        if self.session.is_body_done() {
+            self.session.respect_keepalive();
+            self.connector.release_http_session(HttpSession::H1(self.session), &*self.peer, idle).await;
+        }
+    }
+}
+
+#[async_trait]
+impl CustomSession for Ahead {
+    async fn write_request_header(&mut self, _: Box<RequestHeader>, _: bool) -> Result<()> {
+        Ok(())
+    }
+    async fn write_request_body(&mut self, _: Bytes, _: bool) -> Result<()> {
+        Ok(())
+    }
+    async fn finish_request_body(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.session.read_timeout = timeout;
+    }
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.session.write_timeout = timeout;
+    }
+    async fn read_response_header(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.shown, true) {
+            self.session.read_response().await?;
+        }
+        Ok(())
+    }
+    async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
+        self.session.read_body_bytes().await
+    }
+    fn response_finished(&self) -> bool {
+        false
+    }
+    async fn shutdown(&mut self, _: u32, _: &str) {
+        self.session.shutdown().await;
+    }
+    fn response_header(&self) -> Option<&ResponseHeader> {
+        self.session.resp_header()
+    }
+    fn was_upgraded(&self) -> bool {
+        false
+    }
+    fn digest(&self) -> Option<&Digest> {
+        Some(self.session.digest())
+    }
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        Some(self.session.digest_mut())
+    }
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.session.server_addr()
+    }
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.session.client_addr()
+    }
+    async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
+        Ok(None)
+    }
+    fn fd(&self) -> UniqueIDType {
+        self.session.id()
+    }
+    async fn check_response_end_or_error(&mut self, _: bool) -> Result<bool> {
+        // Of an informational head this is no question yet, and none is answered.
+        Ok((200..600).contains(&status(&self.session)) && self.session.is_body_done())
+    }
+    fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
+        Some(Box::new(Sent))
+    }
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn take_custom_message_reader(&mut self) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
+        Some(Box::new(futures_util::stream::empty()))
+    }
+    async fn drain_custom_messages(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        Some(Box::new(()))
+    }
+}
+
+/// Where a body goes that has been sent.
+struct Sent;
+
+#[async_trait]
+impl BodyWrite for Sent {
+    async fn write_all_buf(&mut self, body: &mut Bytes) -> Result<()> {
+        body.clear();
+        Ok(())
+    }
+    async fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+    async fn cleanup(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn upgrade_body_writer(&mut self) {}
+}

@@ -231,3 +231,39 @@ fn copies_for_a_mirror_are_counted_and_a_mirror_that_hangs_holds_up_nobody() {
     expect(&admin, &[mirrored("copied", "sent", 3), mirrored("lost", "failed", 1), mirrored("hung", "dropped", 4)]);
     assert!(hung.requests().len() <= 32);
 }
+
+/// A copy for a mirror counts at the endpoint that it goes to, and may have it left out, as any other request.
+#[test]
+fn copies_count_at_their_endpoints() {
+    let (origin, shadow) =
+        (Origin::start("a", vec![Answer::text(200, "a")]), Origin::start("b", vec![Answer::text(500, "not well")]));
+    let dead = support::free_port();
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\nadmin: {{address: 127.0.0.1:0}}\n\
+         upstreams:\n  all: {{endpoints: ['{}'], health_check: none}}\n  \
+         shadow:\n    endpoints: ['{}', '{}']\n    health_check: none\n    outlier_detection: {{consecutive_errors: 3, error_ratio: none}}\n\
+         routes: {{all: {{upstream: all, mirror: {{upstream: shadow}}}}}}\n",
+        origin.address(),
+        shadow.address(),
+        dead.address()
+    ));
+    for _ in 0..4 {
+        assert_eq!(get(ravelin.address(), "/"), 200);
+    }
+    let deadline = Deadline::standard();
+    let sample = |name: &str, address: &str| format!("ravelin_endpoint_{name}{{upstream=\"shadow\",endpoint=\"{address}\"}}");
+    let (shadowed, dead) = (shadow.address().to_owned(), dead.address().to_string());
+    for (name, address, value) in [
+        ("selections_total", &shadowed, 2.0),
+        ("failures_total", &shadowed, 2.0),
+        ("connect_failures_total", &dead, 2.0),
+        ("failures_total", &dead, 2.0),
+        ("requests_in_flight", &shadowed, 0.0),
+    ] {
+        support::until_metric(&ravelin, &sample(name, address), |seen| seen == value);
+    }
+    for _ in 0..4 {
+        assert_eq!(get(ravelin.address(), "/"), 200);
+    }
+    assert!(ravelin.wait_for_log("endpoint is left out upstream=shadow", deadline).is_some(), "{}", ravelin.log().text());
+}

@@ -5,10 +5,11 @@
 //! (`runtime::Mirror`). What can't be copied is counted.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use pingora_core::ErrorType;
 use pingora_core::connectors::http::Connector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -16,10 +17,12 @@ use pingora_proxy::Session;
 
 use crate::filter::Error;
 use crate::observe::Mirrored;
-use crate::proxy::head::{set_host, strip_hop_by_hop};
+use crate::proxy::head::{authority, set_host, strip_hop_by_hop};
+use crate::proxy::outcome::{connecting, of_error};
+use crate::proxy::response::lacks_descriptors;
 use crate::proxy::{Ctx, Proxy, affinity};
 use crate::runtime::{Matched, Place};
-use crate::upstream::{Endpoint, Upstream};
+use crate::upstream::{Attempt, Endpoint, Outcome, Upstream, Wish};
 
 /// Bytes of a body at most: of a request with a larger one there is no copy.
 const BODY_MAX: usize = 64 * 1024;
@@ -35,7 +38,8 @@ pub(super) struct Copy {
     head: Box<RequestHeader>,
     body: Vec<Bytes>,
     length: usize,
-    endpoint: Arc<Endpoint>,
+    /// What decides on its endpoint, where the mirror's upstream asks for it.
+    key: Option<u64>,
     place: Place,
 }
 
@@ -53,21 +57,14 @@ pub(super) fn begin(session: &Session, ctx: &mut Ctx, proxy: &Proxy) {
     let Some(place) = mirror.queue() else { return route.meter.mirrored(Mirrored::Dropped) };
     let head = session.req_header();
     let key = affinity::key(&mirror.upstream, &ctx.exchange.target, &head.headers, ctx.exchange.client.ip());
-    let Some(endpoint) = mirror.upstream.select(&[], key) else { return route.meter.mirrored(Mirrored::Skipped) };
-    match head_of(head, ctx, &mirror.upstream, &endpoint, proxy) {
-        Ok(head) => ctx.copy = Some(Copy { head: Box::new(head), body: Vec::new(), length: 0, endpoint, place }),
+    match head_of(head, ctx, proxy) {
+        Ok(head) => ctx.copy = Some(Copy { head: Box::new(head), body: Vec::new(), length: 0, key, place }),
         Err(_) => route.meter.mirrored(Mirrored::Skipped),
     }
 }
 
-/// As the client sent it and filters left it, addressed to the mirror.
-fn head_of(
-    head: &RequestHeader,
-    ctx: &Ctx,
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-    proxy: &Proxy,
-) -> Result<RequestHeader, Error> {
+/// As the client sent it and filters left it.
+fn head_of(head: &RequestHeader, ctx: &Ctx, proxy: &Proxy) -> Result<RequestHeader, Error> {
     let mut copy = head.clone();
     strip_hop_by_hop(&mut copy);
     copy.remove_header(&EXPECT);
@@ -79,9 +76,10 @@ fn head_of(
     let invalid = |_| Error::internal("");
     copy.insert_header("via", via).map_err(invalid)?;
     copy.insert_header(MARK, "1").map_err(invalid)?;
-    let host = crate::proxy::head::authority(head).into_owned();
-    let host = upstream.host_for(endpoint).unwrap_or(if host.is_empty() { endpoint.host() } else { &host });
-    set_host(&mut copy, host)?;
+    let host = authority(head).into_owned();
+    if !host.is_empty() {
+        set_host(&mut copy, &host)?;
+    }
     Ok(copy)
 }
 
@@ -111,47 +109,87 @@ pub(super) fn restart(copy: &mut Option<Copy>) {
 
 /// What becomes of a copy.
 async fn go(copy: Copy, route: Matched, connector: Arc<Connector>) {
+    let Some(mirror) = &route.mirror else { return };
     let sent = tokio::time::timeout(LIFE, async {
         let _turn = copy.place.turn().await;
-        send(&copy, &connector).await
-    });
-    let outcome = match sent.await {
-        Ok(Ok(())) => Mirrored::Sent,
-        Ok(Err(error)) => {
-            log::debug!("a copy failed endpoint={} error={error}", copy.endpoint.as_str());
-            Mirrored::Failed
+        // It counts at its endpoint as any other request does: what is under way, limits, failures.
+        match mirror.upstream.try_engage(&[], Wish { key: copy.key, at: None }, Instant::now()) {
+            Ok(Some(attempt)) => asked(&copy, &mirror.upstream, attempt, &connector).await,
+            Ok(None) => Mirrored::Dropped,
+            Err(_) => Mirrored::Skipped,
         }
-        Err(_) => Mirrored::Failed,
-    };
-    route.meter.mirrored(outcome);
+    });
+    route.meter.mirrored(sent.await.unwrap_or(Mirrored::Failed));
 }
 
-async fn send(copy: &Copy, connector: &Connector) -> pingora_core::Result<()> {
-    let mut peer: HttpPeer = copy.endpoint.peer().clone();
+async fn asked(copy: &Copy, upstream: &Upstream, mut attempt: Attempt, connector: &Connector) -> Mirrored {
+    let endpoint = attempt.endpoint().clone();
+    endpoint.meter().selected();
+    let sent = send(copy, upstream, &endpoint, &mut attempt, connector).await;
+    let Err((error, outcome)) = sent else { return Mirrored::Sent };
+    log::debug!("a copy failed endpoint={endpoint} error={error}");
+    if let Some(outcome) = outcome {
+        attempt.ended(outcome, Instant::now());
+    }
+    Mirrored::Failed
+}
+
+/// Why a copy failed, and what that says of its endpoint.
+type Broken = (Box<pingora_core::Error>, Option<Outcome>);
+
+async fn send(
+    copy: &Copy,
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    attempt: &mut Attempt,
+    connector: &Connector,
+) -> Result<(), Broken> {
+    let ours = |error| (error, None);
+    let theirs = |error: Box<pingora_core::Error>| {
+        let error = error.into_up();
+        let outcome = of_error(&error);
+        (error, outcome)
+    };
+    let mut peer: HttpPeer = endpoint.peer().clone();
     // Pingora knows one limit for head and body.
-    peer.options.read_timeout = copy.endpoint.read_timeout();
+    peer.options.read_timeout = endpoint.read_timeout();
     let mut head = copy.head.clone();
+    let named = !authority(&head).is_empty();
+    if let Some(host) = upstream.host_for(endpoint).or_else(|| (!named).then(|| endpoint.host())) {
+        set_host(&mut head, host).map_err(|error| ours(pingora_core::Error::because(ErrorType::InternalError, "", error)))?;
+    }
     head.remove_header(&TRANSFER_ENCODING);
     if copy.length > 0 || head.headers.contains_key(CONTENT_LENGTH) {
-        head.insert_header(CONTENT_LENGTH, copy.length)?;
+        head.insert_header(CONTENT_LENGTH, copy.length).map_err(ours)?;
     }
-    let (mut session, _) = connector.get_http_session(&peer).await?;
+    let (mut session, _) = connector.get_http_session(&peer).await.map_err(|error| {
+        if lacks_descriptors(&error) {
+            return ours(error);
+        }
+        endpoint.meter().connect_failed();
+        let outcome = connecting(&error);
+        (error, Some(outcome))
+    })?;
     session.set_read_timeout(peer.options.read_timeout);
     session.set_write_timeout(peer.options.write_timeout);
-    session.write_request_header(head).await?;
+    session.write_request_header(head).await.map_err(theirs)?;
     for piece in &copy.body {
-        session.write_request_body(piece.clone(), false).await?;
+        session.write_request_body(piece.clone(), false).await.map_err(theirs)?;
     }
-    session.finish_request_body().await?;
+    session.finish_request_body().await.map_err(theirs)?;
     loop {
-        session.read_response_header().await?;
+        session.read_response_header().await.map_err(theirs)?;
         match session.response_header() {
             Some(head) if head.status.is_informational() => {}
-            _ => break,
+            Some(head) => {
+                attempt.ended(Outcome::Answered(head.status.as_u16()), Instant::now());
+                break;
+            }
+            None => break,
         }
     }
     let mut read = 0;
-    while let Some(piece) = session.read_response_body().await? {
+    while let Some(piece) = session.read_response_body().await.map_err(theirs)? {
         read += piece.len();
         if read > ANSWER_MAX {
             session.shutdown().await;

@@ -1,10 +1,27 @@
 //! Numbers in digits. The formatting machinery of the standard library would cost more than all else in a line.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
+/// What a line is made in.
+pub(super) trait Line {
+    /// Appends digits and the like: ASCII.
+    fn ascii(&mut self, text: &[u8]);
+}
+
+impl Line for String {
+    fn ascii(&mut self, text: &[u8]) {
+        self.push_str(std::str::from_utf8(text).unwrap_or_default());
+    }
+}
+
+impl Line for Vec<u8> {
+    fn ascii(&mut self, text: &[u8]) {
+        self.extend_from_slice(text);
+    }
+}
+
 /// Appends a number.
-pub(super) fn decimal(mut number: u64, out: &mut String) {
+pub(super) fn decimal(mut number: u64, out: &mut impl Line) {
     // The longest has twenty digits.
     let mut digits = [b'0'; 20];
     let mut first = digits.len() - 1;
@@ -16,50 +33,49 @@ pub(super) fn decimal(mut number: u64, out: &mut String) {
         }
         first -= 1;
     }
-    push(&digits[first..], out);
+    out.ascii(&digits[first..]);
 }
 
 /// Appends the last three digits of a number.
-pub(super) fn thousandths(number: u64, out: &mut String) {
-    push(&[digit(number / 100 % 10), digit(number / 10 % 10), digit(number % 10)], out);
+pub(super) fn thousandths(number: u64, out: &mut impl Line) {
+    out.ascii(&[digit(number / 100 % 10), digit(number / 10 % 10), digit(number % 10)]);
 }
 
 /// Appends 32 hexadecimal digits.
-pub(super) fn hexadecimal(number: u128, out: &mut String) {
+pub(super) fn hexadecimal(number: u128, out: &mut impl Line) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [0; 32];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
         pair[0] = HEX[usize::from(byte >> 4)];
         pair[1] = HEX[usize::from(byte & 15)];
     }
-    push(&digits, out);
+    out.ascii(&digits);
 }
 
 /// Appends an address.
-pub(super) fn address(ip: IpAddr, out: &mut String) {
+pub(super) fn address(ip: IpAddr, out: &mut impl Line) {
     match ip {
         IpAddr::V4(ip) => {
-            for (place, octet) in ip.octets().into_iter().enumerate() {
-                if place > 0 {
-                    out.push('.');
+            let mut text = [b'.'; 15];
+            let mut end = 0;
+            for octet in ip.octets() {
+                let places = 1 + usize::from(octet >= 10) + usize::from(octet >= 100);
+                let mut left = octet;
+                for place in text[end..end + places].iter_mut().rev() {
+                    *place = b'0' + left % 10;
+                    left /= 10;
                 }
-                decimal(octet.into(), out);
+                end += places + 1;
             }
+            out.ascii(&text[..end - 1]);
         }
-        IpAddr::V6(ip) => {
-            // Writing to a String can't fail.
-            let _ = write!(out, "{ip}");
-        }
+        IpAddr::V6(ip) => out.ascii(ip.to_string().as_bytes()),
     }
 }
 
 /// Of a number below ten.
 fn digit(number: u64) -> u8 {
     b'0' + u8::try_from(number).unwrap_or(0)
-}
-
-fn push(digits: &[u8], out: &mut String) {
-    out.push_str(std::str::from_utf8(digits).unwrap_or_default());
 }
 
 #[cfg(test)]

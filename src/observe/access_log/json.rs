@@ -1,194 +1,197 @@
 //! A line as a JSON object (RFC 8259): what has no value is left out.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::digits::{address, decimal, hexadecimal, thousandths};
+use super::digits::{Line, address, decimal, hexadecimal, thousandths};
 use super::stamp::Moment;
 use crate::observe::{Connect, Event};
 
+/// A key as it stands in a line, with what is around it. Keys are our own, and need no escapes.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":").as_bytes()
+    };
+}
+
 /// Appends the object.
-pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut String) {
+pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut Vec<u8>) {
     let mut object = Object { out };
-    object.out.push_str("{\"time\":\"");
+    object.out.extend_from_slice(b"{\"time\":\"");
     moment.rfc3339(object.out);
-    object.out.push_str("\",\"id\":\"");
+    object.out.extend_from_slice(b"\",\"id\":\"");
     hexadecimal(event.id, object.out);
-    object.out.push('"');
-    object.ip("client_ip", event.client_ip());
+    object.out.push(b'"');
+    object.ip(key!("client_ip"), event.client_ip());
     if let Some(port) = event.client_port() {
-        object.number("client_port", port.into());
+        object.number(key!("client_port"), port.into());
     }
-    object.ip("peer_ip", event.proxy_ip());
-    object.text("listener", event.listener);
-    object.text("scheme", event.scheme);
+    object.ip(key!("peer_ip"), event.proxy_ip());
+    object.text(key!("listener"), event.listener);
+    object.text(key!("scheme"), event.scheme);
     if let Some(tls) = event.tls {
-        object.text("tls_version", tls.version());
-        object.text("tls_cipher", tls.cipher());
-        object.some("tls_sni", tls.server_name());
+        object.text(key!("tls_version"), tls.version());
+        object.text(key!("tls_cipher"), tls.cipher());
+        object.some(key!("tls_sni"), tls.server_name());
         if tls.is_resumed() {
-            object.out.push_str(",\"tls_resumed\":true");
+            object.out.extend_from_slice(b",\"tls_resumed\":true");
         }
     }
     if let Some(certificate) = event.certificate() {
-        object.text("client_cert_subject", certificate.subject());
-        object.text("client_cert_fingerprint", certificate.fingerprint());
+        object.text(key!("client_cert_subject"), certificate.subject());
+        object.text(key!("client_cert_fingerprint"), certificate.fingerprint());
     }
-    object.known("protocol", event.protocol);
-    object.known("method", event.method);
-    object.known("host", event.host);
-    object.known("path", event.path);
-    object.some("query", event.query);
-    object.bytes("user_agent", event.user_agent);
-    object.bytes("referer", event.referer);
+    object.known(key!("protocol"), event.protocol);
+    object.known(key!("method"), event.method);
+    object.known(key!("host"), event.host);
+    object.known(key!("path"), event.path);
+    object.some(key!("query"), event.query);
+    object.bytes(key!("user_agent"), event.user_agent);
+    object.bytes(key!("referer"), event.referer);
     if let Some(status) = event.status {
-        object.number("status", status.into());
+        object.number(key!("status"), status.into());
     }
-    object.number("request_bytes", event.received);
-    object.number("response_bytes", event.sent);
-    object.millis("duration_ms", event.duration);
-    object.millis("routed_ms", event.timing.routed);
+    object.number(key!("request_bytes"), event.received);
+    object.number(key!("response_bytes"), event.sent);
+    object.millis(key!("duration_ms"), event.duration);
+    object.millis(key!("routed_ms"), event.timing.routed);
     match event.timing.connect {
-        Some(Connect::Opened(took)) => object.millis("connect_ms", Some(took)),
-        Some(Connect::Reused) => object.out.push_str(",\"reused\":true"),
+        Some(Connect::Opened(took)) => object.millis(key!("connect_ms"), Some(took)),
+        Some(Connect::Reused) => object.out.extend_from_slice(b",\"reused\":true"),
         None => {}
     }
-    object.millis("response_ms", event.timing.response);
-    object.some("route", event.route);
-    object.some("upstream", event.upstream);
-    object.some("endpoint", event.endpoint);
+    object.millis(key!("response_ms"), event.timing.response);
+    object.some(key!("route"), event.route);
+    object.some(key!("upstream"), event.upstream);
+    object.some(key!("endpoint"), event.endpoint);
     if event.tries > 0 {
-        object.number("tries", event.tries.into());
+        object.number(key!("tries"), event.tries.into());
     }
     if !event.notes.is_empty() {
-        object.key("notes");
+        object.out.extend_from_slice(key!("notes"));
         for (index, note) in event.notes.iter().enumerate() {
-            object.out.push(if index == 0 { '[' } else { ',' });
+            object.out.push(if index == 0 { b'[' } else { b',' });
             string(note, object.out);
         }
-        object.out.push(']');
+        object.out.push(b']');
     }
-    object.some("reason", event.reason());
+    object.some(key!("reason"), event.reason());
     if let Some(failure) = &event.failure {
-        object.text("party", failure.party);
-        object.known("detail", failure.message);
+        object.text(key!("party"), failure.party);
+        object.known(key!("detail"), failure.message);
     }
-    object.out.push('}');
+    object.out.push(b'}');
 }
 
 struct Object<'a> {
-    out: &'a mut String,
+    out: &'a mut Vec<u8>,
 }
 
 impl Object<'_> {
-    /// Keys are our own, and need no escapes.
-    fn key(&mut self, key: &str) {
-        self.out.push_str(",\"");
-        self.out.push_str(key);
-        self.out.push_str("\":");
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
+    fn text(&mut self, key: &[u8], value: &str) {
+        self.out.extend_from_slice(key);
         string(value, self.out);
     }
 
     /// Text that is empty where nothing is known.
-    fn known(&mut self, key: &str, value: &str) {
+    fn known(&mut self, key: &[u8], value: &str) {
         if !value.is_empty() {
             self.text(key, value);
         }
     }
 
-    fn some(&mut self, key: &str, value: Option<&str>) {
+    fn some(&mut self, key: &[u8], value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
     /// What is no UTF-8 becomes U+FFFD.
-    fn bytes(&mut self, key: &str, value: Option<&[u8]>) {
-        if let Some(value) = value {
-            self.text(key, &String::from_utf8_lossy(value));
+    fn bytes(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let Some(value) = value else { return };
+        self.out.extend_from_slice(key);
+        if is_plain(value) {
+            quoted(value, self.out);
+        } else {
+            string(&String::from_utf8_lossy(value), self.out);
         }
     }
 
-    fn ip(&mut self, key: &str, value: Option<IpAddr>) {
+    fn ip(&mut self, key: &[u8], value: Option<IpAddr>) {
         if let Some(ip) = value {
-            self.key(key);
-            self.out.push('"');
+            self.out.extend_from_slice(key);
+            self.out.push(b'"');
             address(ip, self.out);
-            self.out.push('"');
+            self.out.push(b'"');
         }
     }
 
-    fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
+    fn number(&mut self, key: &[u8], value: u64) {
+        self.out.extend_from_slice(key);
         decimal(value, self.out);
     }
 
-    fn millis(&mut self, key: &str, value: Option<Duration>) {
+    fn millis(&mut self, key: &[u8], value: Option<Duration>) {
         if let Some(value) = value {
-            self.key(key);
+            self.out.extend_from_slice(key);
             millis(value, self.out);
         }
     }
 }
 
 /// Milliseconds with three decimals.
-pub(super) fn millis(duration: Duration, out: &mut String) {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    decimal(micros / 1000, out);
-    out.push('.');
-    thousandths(micros % 1000, out);
+pub(super) fn millis(duration: Duration, out: &mut impl Line) {
+    decimal(duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis().into()), out);
+    let micros = duration.subsec_micros() % 1000;
+    out.ascii(b".");
+    thousandths(micros.into(), out);
 }
 
 /// A string. Beyond what JSON asks for, it escapes all that a terminal or a reader of lines may take for more than text: DEL,
 /// the C1 controls, and the two line separators of Unicode.
-fn string(text: &str, out: &mut String) {
-    out.push('"');
+fn string(text: &str, out: &mut Vec<u8>) {
     // Nearly all text is plain ASCII.
-    if text.bytes().all(|byte| PLAIN[usize::from(byte)]) {
-        out.push_str(text);
-    } else {
-        escaped(text, out);
+    if is_plain(text.as_bytes()) {
+        return quoted(text.as_bytes(), out);
     }
-    out.push('"');
+    out.push(b'"');
+    escaped(text, out);
+    out.push(b'"');
 }
 
-/// Bytes that stand for themselves, whatever stands beside them.
-const PLAIN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = b' ';
-    while byte <= b'~' {
-        table[byte as usize] = byte != b'"' && byte != b'\\';
-        byte += 1;
-    }
-    table
-};
+fn quoted(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
+}
 
-fn escaped(text: &str, out: &mut String) {
+/// Whether all bytes stand for themselves. Without an early end, so that many are looked at at once.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().fold(true, |plain, byte| plain & matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~'))
+}
+
+fn escaped(text: &str, out: &mut Vec<u8>) {
     let mut from = 0;
     for (at, c) in text.char_indices() {
         if !matches!(c, '"' | '\\' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}') {
             continue;
         }
-        out.push_str(&text[from..at]);
+        out.extend_from_slice(&text.as_bytes()[from..at]);
         from = at + c.len_utf8();
         match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
             other => {
-                // Writing to a String can't fail.
+                // Writing to a Vec can't fail.
                 let _ = write!(out, "\\u{:04x}", u32::from(other));
             }
         }
     }
-    out.push_str(&text[from..]);
+    out.extend_from_slice(&text.as_bytes()[from..]);
 }
 
 #[cfg(test)]
@@ -196,14 +199,21 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::super::testing::{line, refused, sound};
+    use super::super::testing::{refused, sound};
     use super::*;
     use crate::observe::Failure;
+    use crate::observe::access_log::stamp::Stamp;
+
+    fn line(event: &Event<'_>) -> String {
+        let mut line = Vec::new();
+        write(event, Stamp::new().at(event.time), &mut line);
+        String::from_utf8(line).unwrap()
+    }
 
     #[test]
     fn a_sound_request() {
         assert_eq!(
-            line(&sound(), write),
+            line(&sound()),
             concat!(
                 r#"{"time":"2026-01-02T03:04:05.678Z","id":"0123456789abcdef0123456789abcdef","#,
                 r#""client_ip":"192.0.2.7","client_port":4711,"listener":"main","scheme":"http","protocol":"HTTP/1.1","#,
@@ -218,14 +228,14 @@ mod tests {
     #[test]
     fn a_client_behind_a_proxy() {
         let event = Event { client: Some("203.0.113.9:0".parse().unwrap()), ..sound() };
-        let line = line(&event, write);
+        let line = line(&event);
         assert!(line.contains(r#","client_ip":"203.0.113.9","peer_ip":"192.0.2.7","listener""#), "{line}");
     }
 
     #[test]
     fn a_refused_request() {
         assert_eq!(
-            line(&refused(), write),
+            line(&refused()),
             concat!(
                 r#"{"time":"2026-01-02T03:04:05.678Z","id":"0123456789abcdef0123456789abcdef","listener":"main","#,
                 r#""scheme":"http","status":400,"request_bytes":0,"response_bytes":60,"reason":"bad_request_line","#,
@@ -242,7 +252,7 @@ mod tests {
         event.timing.connect = Some(Connect::Reused);
         event.status = None;
         event.failure = Some(Failure { party: "upstream", reason: "connection_broken", message: "read: reset\n" });
-        let line = line(&event, write);
+        let line = line(&event);
         let end = r#""tries":1,"notes":["over 100/s","a \"b\""],"reason":"connection_broken","party":"upstream","detail":"read: reset\n"}"#;
         assert!(line.ends_with(end), "{line}");
         let value: Value = serde_json::from_str(&line).unwrap();
@@ -254,7 +264,7 @@ mod tests {
         let mut event = sound();
         event.user_agent = Some(b"a\"b\\c\xff\x1b[2J\tz");
         event.path = "/\u{9b}\u{7f}\u{2028}\n\0";
-        let line = line(&event, write);
+        let line = line(&event);
         assert!(line.contains("\"user_agent\":\"a\\\"b\\\\c\u{fffd}\\u001b[2J\\tz\""), "{line}");
         assert!(line.contains(r#""path":"/\u009b\u007f\u2028\n\u0000""#), "{line}");
     }
@@ -278,7 +288,7 @@ mod tests {
                 failure: Some(Failure { party: "us", reason: "internal", message: &detail }),
                 ..sound()
             };
-            let line = line(&event, write);
+            let line = line(&event);
             prop_assert!(!line.chars().any(char::is_control));
             let value: Value = serde_json::from_str(&line).unwrap();
             let text = |key: &str| value.get(key).map_or("", |value| value.as_str().unwrap()).to_owned();

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::digits::thousandths;
+use super::digits::{Line, thousandths};
 
 /// The last second that was written, in words.
 pub(super) struct Stamp {
@@ -50,11 +50,11 @@ impl Moment<'_> {
     }
 
     /// As it is displayed.
-    pub(super) fn rfc3339(&self, out: &mut String) {
-        out.push_str(&self.stamp.rfc3339);
-        out.push('.');
+    pub(super) fn rfc3339(&self, out: &mut impl Line) {
+        out.ascii(self.stamp.rfc3339.as_bytes());
+        out.ascii(b".");
         thousandths(self.millis.into(), out);
-        out.push('Z');
+        out.ascii(b"Z");
     }
 }
 

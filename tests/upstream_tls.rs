@@ -14,11 +14,43 @@ use support::{Authority, Connection, Deadline, Endpoint, Launch, Outgoing, Ravel
 /// Its directory holds the files of authorities, and goes with it.
 struct Stage {
     directory: tempfile::TempDir,
+    lane: &'static str,
+}
+
+/// Tests of what is the same in both lanes.
+macro_rules! in_both_lanes {
+    ($($test:ident)*) => {
+        mod express {
+            $(#[test]
+            fn $test() {
+                super::$test(&super::Stage::in_lane("express"));
+            })*
+        }
+        mod general {
+            $(#[test]
+            fn $test() {
+                super::$test(&super::Stage::in_lane("general"));
+            })*
+        }
+    };
+}
+
+in_both_lanes! {
+    connections_are_kept_and_resumed_although_the_authority_is_private
+    upstreams_share_no_connection_whatever_they_differ_in
+    a_file_that_holds_another_certificate_is_shown_after_a_reload_on_connections_of_its_own
+    an_endpoint_is_told_whom_a_connection_is_for
+    a_handshake_has_its_time
+    an_endpoint_that_does_not_prove_its_name_is_told_nothing
 }
 
 impl Stage {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self::in_lane("auto")
+    }
+
+    fn in_lane(lane: &'static str) -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), lane }
     }
 
     fn path(&self) -> &Path {
@@ -28,7 +60,7 @@ impl Stage {
     /// Starts a proxy whose upstreams are these, each with a route `/name`.
     fn ravelin(&self, upstreams: &[(&str, &str)]) -> Ravelin {
         self.write(upstreams);
-        let mut ravelin = Launch::new(self.path()).spawn().unwrap();
+        let mut ravelin = Launch::new(self.path()).env("RAVELIN_LANE", self.lane).spawn().unwrap();
         if let Err(problem) = ravelin.ready(1, Deadline::standard()) {
             panic!("{problem}\n{}", ravelin.log().text());
         }
@@ -75,9 +107,7 @@ fn fact<'a>(facts: &'a str, name: &str) -> &'a str {
 }
 
 // covers: upstreams.tls.ca, upstreams.tls.sni, upstreams.tls.client_cert, upstreams.tls.client_key
-#[test]
-fn connections_are_kept_and_resumed_although_the_authority_is_private() {
-    let stage = Stage::new();
+fn connections_are_kept_and_resumed_although_the_authority_is_private(stage: &Stage) {
     let authority = Authority::new(stage.path(), "ca");
     let (pair, _) = (authority.issue("api.internal"), authority.issue("edge"));
     let tls = Some((pair, vec!["http/1.1"]));
@@ -102,9 +132,7 @@ fn connections_are_kept_and_resumed_although_the_authority_is_private() {
 }
 
 // covers: upstreams.tls.verify
-#[test]
-fn an_endpoint_that_does_not_prove_its_name_is_told_nothing() {
-    let stage = Stage::new();
+fn an_endpoint_that_does_not_prove_its_name_is_told_nothing(stage: &Stage) {
     let (authority, other) = (Authority::new(stage.path(), "ca"), Authority::new(stage.path(), "other"));
     let late = authority.issue_as("late", "api.internal", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
     let endpoint = |pair| Endpoint::start(Reached { tls: Some((pair, vec!["h2", "http/1.1"])), ..Reached::default() });
@@ -252,9 +280,7 @@ fn both_sides_agree_on_a_protocol() {
     assert_eq!(both.connections(), 4);
 }
 
-#[test]
-fn upstreams_share_no_connection_whatever_they_differ_in() {
-    let stage = Stage::new();
+fn upstreams_share_no_connection_whatever_they_differ_in(stage: &Stage) {
     let (authority, other) = (Authority::new(stage.path(), "ca"), Authority::new(stage.path(), "other"));
     let pair = authority.issue("api.internal");
     authority.issue("edge");
@@ -281,9 +307,7 @@ fn upstreams_share_no_connection_whatever_they_differ_in() {
     }
 }
 
-#[test]
-fn a_file_that_holds_another_certificate_is_shown_after_a_reload_on_connections_of_its_own() {
-    let stage = Stage::new();
+fn a_file_that_holds_another_certificate_is_shown_after_a_reload_on_connections_of_its_own(stage: &Stage) {
     let authority = Authority::new(stage.path(), "ca");
     let endpoint = Endpoint::start(Reached { tls: Some((authority.issue("api.internal"), vec![])), ..Reached::default() });
     authority.issue("edge");
@@ -348,9 +372,7 @@ fn a_web_socket_over_tls() {
     }
 }
 
-#[test]
-fn a_handshake_has_its_time() {
-    let stage = Stage::new();
+fn a_handshake_has_its_time(stage: &Stage) {
     Authority::new(stage.path(), "ca");
     // It accepts, and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -368,9 +390,7 @@ fn a_handshake_has_its_time() {
 }
 
 // covers: upstreams.proxy_protocol
-#[test]
-fn an_endpoint_is_told_whom_a_connection_is_for() {
-    let stage = Stage::new();
+fn an_endpoint_is_told_whom_a_connection_is_for(stage: &Stage) {
     let authority = Authority::new(stage.path(), "ca");
     let pair = authority.issue("api.internal");
     let reached = |tls: bool, h2c: bool| Reached {

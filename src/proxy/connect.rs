@@ -127,9 +127,12 @@ impl Dialer {
         let _ = DIALING.try_with(|current| current.replace(Some(Given::Answered(Box::new(ahead)))));
     }
 
-    /// A connection without TLS, whose client no endpoint is told of.
-    pub(super) async fn plain(&self, endpoint: &Endpoint, limit: Option<Duration>) -> Result<Wire> {
-        within(limit, endpoint, dial(endpoint.address(), &self.from)).await
+    /// A connection on which HTTP/1 is spoken, with TLS and a PROXY header where the endpoint asks for these.
+    pub(super) async fn http1(&self, endpoint: &Endpoint, parties: Option<Parties>, limit: Option<Duration>) -> Result<Wire> {
+        if endpoint.link().is_plain() {
+            return within(limit, endpoint, dial(endpoint.address(), &self.from)).await;
+        }
+        self.open(endpoint, parties, Spoken::Http1, limit).await.map(|(stream, _)| Wire::Other(stream))
     }
 
     /// A connection, and whether HTTP/2 is spoken on it.

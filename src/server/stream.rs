@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -490,6 +491,10 @@ impl Downstream for Rail<'_> {
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.conn.poll_deadline(cx)
+    }
+
+    fn facing(&self) -> Option<SocketAddr> {
+        self.conn.io.wire()?.facing()
     }
 
     fn is_stopping(&self) -> bool {

@@ -19,7 +19,7 @@ use crate::upstream::balance::key_of;
 use crate::upstream::gate::Gate;
 use crate::upstream::link::Link;
 use crate::upstream::outlier::Rules;
-use crate::upstream::pool::Room;
+use crate::upstream::pool::{Room, Use};
 use crate::upstream::proxy_header::Parties;
 use crate::upstream::vitals::Vitals;
 use crate::upstream::wire::Wire;
@@ -221,14 +221,23 @@ impl Endpoint {
         &self.peer
     }
 
-    /// A connection that waits for a request.
-    pub(crate) fn take_idle(&self, now: Instant) -> Option<Wire> {
-        self.vitals.pool().take(self.key, now)
+    /// A connection that waits for a request, of these parties where the endpoint is told of them.
+    pub(crate) fn take_idle(&self, parties: Option<&Parties>, now: Instant) -> Option<Wire> {
+        self.vitals.pool().take(self.use_for(parties), now)
     }
 
     /// Lets a connection wait for a next request.
-    pub(crate) fn keep_idle(&self, wire: Wire, now: Instant, room: &Room) {
-        self.vitals.pool().put(wire, self.key, self.peer.options.idle_timeout, now, room);
+    pub(crate) fn keep_idle(&self, wire: Wire, parties: Option<&Parties>, now: Instant, room: &Room) {
+        self.vitals.pool().put(wire, self.use_for(parties), self.peer.options.idle_timeout, now, room);
+    }
+
+    /// Closes connections that wait and that were opened with other settings.
+    pub(super) fn close_others(&self) {
+        self.vitals.pool().keep_only(self.key);
+    }
+
+    fn use_for(&self, parties: Option<&Parties>) -> Use {
+        Use { settings: self.key, parties: parties.map_or(0, |parties| self.group_for(parties)) }
     }
 
     /// How connections to it are opened.

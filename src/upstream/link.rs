@@ -52,12 +52,10 @@ impl Link {
 
     /// What the express lane does not speak.
     pub(super) fn general(&self) -> Option<&'static str> {
-        if self.tls.is_some() {
-            Some("its upstream is reached over TLS")
-        } else if self.protocol != Protocol::Http1 {
-            Some("its upstream speaks HTTP/2")
-        } else {
-            self.proxy.map(|_| "its upstream is sent PROXY headers")
+        match self.protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => Some("its upstream speaks HTTP/2"),
+            Protocol::Auto => Some("its upstream may choose HTTP/2"),
         }
     }
 

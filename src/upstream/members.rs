@@ -172,6 +172,8 @@ impl Members {
         let open: Vec<_> = table.open().map(|endpoint| endpoint.vitals().clone()).collect();
         self.roster().open(&open);
         self.table.store(table);
+        // What was opened as the configuration before this one said is not used any more.
+        self.table().places().iter().for_each(|place| place.endpoint.close_others());
         // Said once it is so.
         left_out.iter().for_each(|news| log::warn!("endpoint is left out {news}"));
         for place in self.table().places() {

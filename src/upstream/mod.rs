@@ -217,13 +217,7 @@ impl Upstream {
 
     /// Why requests that go there can't take the express lane, if they can't: for whoever adds to upstreams what it does not do.
     pub(crate) fn general(&self) -> Option<&'static str> {
-        if self.seal.is_some() {
-            Some("its upstream is sticky")
-        } else if self.limits.is_some() {
-            Some("its upstream has limits")
-        } else {
-            self.link.general()
-        }
+        self.link.general()
     }
 
     /// How long an exchange may wait.
@@ -359,7 +353,11 @@ impl Upstream {
         Ok(None)
     }
 
-    async fn wait(&self) -> Result<Attempt, Refusal> {
+    /// Waits for an endpoint with room, in the line of those who do. May be dropped at any time.
+    ///
+    /// # Errors
+    /// The line is too long, or it took too long.
+    pub(crate) async fn wait(&self) -> Result<Attempt, Refusal> {
         let Some((patience, capacity)) = self.limits else { return Err(Refusal::NoneHealthy) };
         let queue = self.members.roster().queue();
         let most = patience.queue.saturating_mul(self.members.table().open().count());
@@ -437,6 +435,18 @@ mod tests {
         let upstream = Upstream::new("u", upstream(yaml), None).unwrap();
         upstream.prepare(false).await;
         upstream
+    }
+
+    #[test]
+    fn the_express_lane_goes_wherever_http1_is_spoken() {
+        let general = |more: &str| {
+            let section = upstream(&format!("endpoints: [127.0.0.1:1]\n{more}"));
+            Upstream::new("u", section, None).unwrap().general()
+        };
+        for more in ["", "limits: {requests: 1}", "sticky: {key: correct horse battery staple}", "proxy_protocol: v2"] {
+            assert_eq!(general(more), None, "{more}");
+        }
+        assert_eq!(general("protocol: http2"), Some("its upstream speaks HTTP/2"));
     }
 
     #[tokio::test]

@@ -42,10 +42,18 @@ struct Shard(Mutex<Vec<Idle>>);
 
 struct Idle {
     wire: Wire,
-    /// Of the settings with which it was opened.
-    key: u64,
+    of: Use,
     until: Option<Instant>,
     _place: Place,
+}
+
+/// Which connections may be used for each other's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Use {
+    /// Those with which it was opened: when a reload has changed them, nobody wants it any more.
+    pub(super) settings: u64,
+    /// Whom its endpoint was told that it is for; 0: nobody.
+    pub(super) parties: u64,
 }
 
 impl Room {
@@ -72,12 +80,17 @@ impl Pool {
         Self((0..shards()).map(|_| Shard::default()).collect())
     }
 
-    /// One that was opened with these settings, and that the endpoint has not closed.
-    pub(super) fn take(&self, key: u64, now: Instant) -> Option<Wire> {
+    /// One for this use that the endpoint has not closed.
+    pub(super) fn take(&self, of: Use, now: Instant) -> Option<Wire> {
         let own = shard() % self.0.len();
+        // Those that came last are the warmest.
         let from = |shard: &mut Vec<Idle>| {
-            while let Some(mut idle) = shard.pop() {
-                if idle.key == key && idle.is_fresh(now) {
+            for at in (0..shard.len()).rev() {
+                if shard[at].of.settings == of.settings && shard[at].of.parties != of.parties {
+                    continue;
+                }
+                let mut idle = shard.swap_remove(at);
+                if idle.of == of && idle.is_fresh(now) {
                     return Some(idle.wire);
                 }
             }
@@ -89,11 +102,27 @@ impl Pool {
         (1..self.0.len()).find_map(|next| from(&mut *self.0[(own + next) % self.0.len()].try_lock()?))
     }
 
-    /// Keeps one for a next request, if there is room.
-    pub(super) fn put(&self, wire: Wire, key: u64, limit: Option<Duration>, now: Instant, room: &Room) {
-        if let Some(place) = room.enter() {
-            let idle = Idle { wire, key, until: limit.map(|limit| now + limit), _place: place };
-            self.0[shard() % self.0.len()].lock().push(idle);
+    /// Keeps one for a next request, if there is room; else in the place of one that has waited longer.
+    pub(super) fn put(&self, wire: Wire, of: Use, limit: Option<Duration>, now: Instant, room: &Room) {
+        let until = limit.map(|limit| now + limit);
+        let mut own = self.0[shard() % self.0.len()].lock();
+        match room.enter() {
+            Some(place) => own.push(Idle { wire, of, until, _place: place }),
+            None if own.is_empty() => {}
+            None => {
+                let Idle { wire: old, _place: place, .. } = own.remove(0);
+                own.push(Idle { wire, of, until, _place: place });
+                drop(own);
+                drop(old);
+            }
+        }
+    }
+
+    /// Closes those that were opened with other settings than these.
+    pub(super) fn keep_only(&self, settings: u64) {
+        for shard in &self.0 {
+            let gone: Vec<Idle> = shard.lock().extract_if(.., |idle| idle.of.settings != settings).collect();
+            drop(gone);
         }
     }
 
@@ -137,6 +166,7 @@ mod tests {
 
     use super::*;
 
+    const ANY: Use = Use { settings: 1, parties: 0 };
     const LIMIT: Duration = Duration::from_secs(60);
 
     async fn pair() -> (Wire, TcpStream) {
@@ -149,12 +179,40 @@ mod tests {
     async fn a_connection_is_used_again_by_those_with_the_same_settings() {
         let (pool, room, now) = (Pool::new(), Room::new(8, 1), Instant::now());
         let (near, _far) = pair().await;
-        pool.put(near, 1, Some(LIMIT), now, &room);
-        let taken = pool.take(1, now).unwrap();
-        assert!(pool.take(1, now).is_none());
-        pool.put(taken, 1, Some(LIMIT), now, &room);
-        assert!(pool.take(2, now).is_none());
-        assert!(pool.take(1, now).is_none(), "one of other settings is closed");
+        pool.put(near, ANY, Some(LIMIT), now, &room);
+        let taken = pool.take(ANY, now).unwrap();
+        assert!(pool.take(ANY, now).is_none());
+        pool.put(taken, ANY, Some(LIMIT), now, &room);
+        assert!(pool.take(Use { settings: 2, parties: 0 }, now).is_none());
+        assert!(pool.take(ANY, now).is_none(), "one of other settings is closed");
+    }
+
+    #[tokio::test]
+    async fn a_client_s_connection_is_nobody_else_s_and_waits_for_its_client() {
+        let (pool, room, now) = (Pool::new(), Room::new(8, 1), Instant::now());
+        let of = |parties| Use { settings: 1, parties };
+        let mut far = Vec::new();
+        for parties in 1..4 {
+            let (near, other) = pair().await;
+            far.push((near.descriptor(), other));
+            pool.put(near, of(parties), Some(LIMIT), now, &room);
+        }
+        assert!(pool.take(of(4), now).is_none());
+        for (place, parties) in [(1, 2), (2, 3), (0, 1)] {
+            let taken = pool.take(of(parties), now).unwrap();
+            assert_eq!(taken.descriptor(), far[place].0);
+        }
+    }
+
+    #[tokio::test]
+    async fn other_settings_leave_nothing_behind() {
+        let (pool, room, now) = (Pool::new(), Room::new(8, 1), Instant::now());
+        let (near, mut far) = pair().await;
+        pool.put(near, ANY, None, now, &room);
+        pool.keep_only(ANY.settings);
+        assert!(far.try_write(b"").is_ok() && pool.0.iter().any(|shard| !shard.lock().is_empty()));
+        pool.keep_only(2);
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut far, &mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
@@ -162,7 +220,7 @@ mod tests {
         let (pool, room, now) = (Pool::new(), Room::new(8, 1), Instant::now());
         for speaks in [false, true] {
             let (near, far) = pair().await;
-            pool.put(near, 1, None, now, &room);
+            pool.put(near, ANY, None, now, &room);
             if speaks {
                 far.try_write(b"x").unwrap();
             } else {
@@ -178,24 +236,24 @@ mod tests {
                     break;
                 }
             }
-            assert!(ended && pool.take(1, now).is_none());
+            assert!(ended && pool.take(ANY, now).is_none());
         }
     }
 
     #[tokio::test]
     async fn waiting_and_room_have_an_end() {
         let (pool, room, now) = (Pool::new(), Room::new(1, 1), Instant::now());
-        let (one, _far) = pair().await;
-        let (other, mut closed) = pair().await;
-        pool.put(one, 1, Some(LIMIT), now, &room);
-        pool.put(other, 1, Some(LIMIT), now, &room);
+        let (one, mut closed) = pair().await;
+        let (other, _far) = pair().await;
+        pool.put(one, ANY, Some(LIMIT), now, &room);
+        pool.put(other, ANY, Some(LIMIT), now, &room);
         assert_eq!(tokio::io::AsyncReadExt::read(&mut closed, &mut [0]).await.unwrap(), 0);
         pool.sweep(now + LIMIT / 2);
-        assert!(pool.take(1, now + LIMIT).is_none());
+        assert!(pool.take(ANY, now + LIMIT).is_none());
         let (again, _far) = pair().await;
-        pool.put(again, 1, Some(LIMIT), now, &room);
+        pool.put(again, ANY, Some(LIMIT), now, &room);
         pool.sweep(now + LIMIT);
-        assert!(pool.take(1, now).is_none());
+        assert!(pool.take(ANY, now).is_none());
         assert_eq!(room.0[0].left.load(Ordering::Relaxed), 1);
     }
 }

@@ -2,6 +2,7 @@
 //! called through a table of functions.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -25,6 +26,14 @@ impl Wire {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
             Self::Other(stream) => stream.id(),
+        }
+    }
+
+    /// Its own address. `None`: it has none, or nobody knows.
+    pub(crate) fn facing(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) | Self::Other(_) => None,
         }
     }
 }

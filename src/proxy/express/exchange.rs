@@ -44,7 +44,7 @@ use crate::proxy::upstream::{await_response, is_refused, refused, spare_all_but_
 use crate::proxy::who::{FOR, HOST_FIELD, PROTO, write_address};
 use crate::proxy::{Expired, affinity};
 use crate::runtime::Action;
-use crate::upstream::{Attempt, Endpoint, Outcome, Refusal, Wire, Wish};
+use crate::upstream::{Attempt, Endpoint, Outcome, Parties, Wire, Wish};
 
 /// So often a body is read before others on the thread have their turn.
 const TURN: usize = 16;
@@ -61,7 +61,7 @@ pub(super) struct Passage<'a, D> {
     believed: Option<Believed>,
     pub(super) ask: Ask,
     /// What of it decides on its endpoint, once that has been asked.
-    key: Option<Option<u64>>,
+    wish: Option<Wish>,
     /// It holds what endpoints are told.
     addressed: bool,
     /// To the client.
@@ -160,7 +160,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
             seen,
             believed,
             ask: Ask::new(framing),
-            key: None,
+            wish: None,
             addressed: false,
             out: Outgoing::default(),
             come: Vec::new(),
@@ -267,11 +267,12 @@ impl<'a, D: Downstream> Passage<'a, D> {
             if let Some(wait) = self.ctx.tries.wait() {
                 tokio::time::sleep(wait).await;
             }
-            let endpoint = self.select()?;
+            let endpoint = self.select().await?;
+            let parties = self.parties(&endpoint);
             let began = self.ctx.step.unwrap_or(self.ctx.exchange.started);
-            let (mut up, mut reused) = match endpoint.take_idle(began) {
+            let (mut up, mut reused) = match endpoint.take_idle(parties.as_ref(), began) {
                 Some(up) => (up, true),
-                None => match Box::pin(self.connect(&endpoint)).await {
+                None => match Box::pin(self.connect(&endpoint, parties)).await {
                     Ok(up) => (up, false),
                     Err(mut error) => {
                         error.as_up();
@@ -287,7 +288,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
             match self.exchange(&mut up, &mut reused).await {
                 Ok((Answered::Passed, reusable)) => {
                     if reusable && let Some(endpoint) = &self.ctx.exchange.endpoint {
-                        endpoint.keep_idle(up, self.ctx.step.unwrap_or(began), &self.express.room);
+                        endpoint.keep_idle(up, parties.as_ref(), self.ctx.step.unwrap_or(began), &self.express.room);
                     }
                     return Ok(());
                 }
@@ -307,30 +308,43 @@ impl<'a, D: Downstream> Passage<'a, D> {
     }
 
     /// Opens a connection.
-    async fn connect(&self, endpoint: &Endpoint) -> pingora_core::Result<Wire> {
+    async fn connect(&self, endpoint: &Endpoint, parties: Option<Parties>) -> pingora_core::Result<Wire> {
         let of_try = self.ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
-        open(self.express, endpoint, of_try).await
+        open(self.express, endpoint, parties, of_try).await
     }
 
-    /// Picks an endpoint for this try.
-    fn select(&mut self) -> Result<Arc<Endpoint>, Error> {
+    /// Whom the endpoint is told that a connection is for, where it is told.
+    fn parties(&self, endpoint: &Endpoint) -> Option<Parties> {
+        endpoint.link().proxy?;
+        Some(Parties { client: self.ctx.exchange.client.address, listener: self.client.facing() })
+    }
+
+    /// Picks an endpoint for this try, once one has room.
+    async fn select(&mut self) -> Result<Arc<Endpoint>, Error> {
         let ctx = &mut self.ctx;
         ctx.connection.clock.clear_step();
         let Some(upstream) = &ctx.exchange.upstream else { return Err(Error::internal("no upstream was chosen")) };
         spare_all_but_the_last(upstream, &mut ctx.tried);
         // Known from the first try on: what is added to the head for endpoints has no part in it.
-        let key = *self.key.get_or_insert_with(|| {
-            upstream
-                .hash_key()
-                .and_then(|_| affinity::key(upstream, &ctx.exchange.target, &self.head.fields.map(), ctx.exchange.client.ip()))
-        });
-        let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
-        // Upstreams with limits or sticky clients are not for this lane: nobody waits here.
-        let attempt = match upstream.try_engage(&ctx.tried, Wish { key, at: None }, began) {
-            Ok(Some(attempt)) => attempt,
-            Ok(None) => return Err(refused(upstream.name(), Refusal::QueueFull)),
-            Err(refusal) => return Err(refused(upstream.name(), refusal)),
+        let wish = match self.wish {
+            Some(wish) => wish,
+            None if upstream.hash_key().is_none() && upstream.seal().is_none() => Wish::default(),
+            None => {
+                let (wish, stay) =
+                    affinity::wish(upstream, &ctx.exchange.target, &self.head.fields.map(), ctx.exchange.client.ip());
+                ctx.stay = stay;
+                *self.wish.insert(wish)
+            }
         };
+        let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
+        let attempt = match upstream.try_engage(&ctx.tried, wish, began) {
+            Ok(Some(attempt)) => Ok(attempt),
+            Ok(None) => Box::pin(upstream.wait()).await,
+            Err(refusal) => Err(refusal),
+        };
+        let attempt = attempt.map_err(|refusal| refused(upstream.name(), refusal))?;
+        // A time in line is none of the try's.
+        let began = attempt.began();
         let endpoint = attempt.endpoint().clone();
         endpoint.meter().selected();
         ctx.exchange.tries += 1;
@@ -501,6 +515,9 @@ impl<'a, D: Downstream> Passage<'a, D> {
     /// Frames a response for the client, and puts its head and what has come of its body on the way.
     fn begin_answer(&mut self, response: &mut Response, ends: Ends) -> Result<Body, Broken> {
         if let Some(cookie) = &self.ctx.stick {
+            response.fields.append(b"set-cookie", cookie.as_bytes());
+        }
+        if let Some(cookie) = affinity::cookie(&self.ctx.exchange, self.ctx.stay) {
             response.fields.append(b"set-cookie", cookie.as_bytes());
         }
         self.closes |= self.client.is_stopping() || self.ask.ends_connection();
@@ -890,14 +907,19 @@ async fn address(
 }
 
 /// Opens a connection, within the time that a try has.
-async fn open(express: &Express, endpoint: &Endpoint, of_try: Option<Duration>) -> pingora_core::Result<Wire> {
+async fn open(
+    express: &Express,
+    endpoint: &Endpoint,
+    parties: Option<Parties>,
+    of_try: Option<Duration>,
+) -> pingora_core::Result<Wire> {
     let limit = endpoint.peer().options.total_connection_timeout.into_iter().chain(of_try).min();
-    if let Some(connector) = &express.connector {
+    if let Some(connector) = express.connector.as_ref().filter(|_| endpoint.link().is_plain()) {
         let mut peer = endpoint.peer().clone();
         (peer.options.connection_timeout, peer.options.total_connection_timeout) = (limit, limit);
         return connector.new_stream(&peer).await.map(Wire::Other);
     }
-    express.common.dialer.plain(endpoint, limit).await
+    express.common.dialer.http1(endpoint, parties, limit).await
 }
 
 /// A request, as the filters of its phase see it: its body is still to come.

@@ -19,6 +19,7 @@ mod table;
 mod wire;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -75,6 +76,9 @@ pub(crate) trait Downstream: AsyncRead + Unpin + Send + Sync {
 
     /// Fails once a deadline of the exchange has passed, where nothing is read.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
+
+    /// Where the client asked.
+    fn facing(&self) -> Option<SocketAddr>;
 
     /// Whether clients are told to leave.
     fn is_stopping(&self) -> bool;

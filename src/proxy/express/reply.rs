@@ -17,7 +17,7 @@ use crate::filter::{Body, Error, Fields, Party, Reply, ResponseHead};
 use crate::proxy::Expired;
 use crate::proxy::failure::missed;
 use crate::proxy::log::close;
-use crate::proxy::reply::{OVERLOADED, RETRY_AFTER, own_error};
+use crate::proxy::reply::{own_error, say_when};
 
 impl<D: Downstream> Passage<'_, D> {
     /// The exchange failed: answers if that is still possible. The connection closes in any case.
@@ -35,11 +35,12 @@ impl<D: Downstream> Passage<'_, D> {
             .failure
             .as_ref()
             .map_or((500, Party::Us, ""), |failure| (failure.code(), failure.party(), failure.reason()));
-        let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls");
+        let gone = party == Party::Client && matches!(reason, "client_gone" | "client_stalls" | "client_too_slow");
         if self.written.is_some() || gone {
             self.ctx.connection.clock.cut();
         } else {
-            let reply = self.error_reply(code);
+            let mut reply = self.error_reply(code);
+            say_when(&mut reply, reason);
             // Whether it went out or not, this connection ends here.
             let _ = self.answer(reply).await;
         }
@@ -53,10 +54,7 @@ impl<D: Downstream> Passage<'_, D> {
         let mut reply = self.error_reply(error.code());
         // What is too large is not read to its end, however short.
         self.closes |= error.code() == 413;
-        if error.reason() == OVERLOADED {
-            // A constant: it can't fail.
-            let _ = reply.head.set("retry-after", RETRY_AFTER);
-        }
+        say_when(&mut reply, error.reason());
         self.ctx.fail(error);
         self.answer(reply).await
     }

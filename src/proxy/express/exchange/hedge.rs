@@ -81,7 +81,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
     /// Begins to ask another endpoint.
     async fn second(&mut self) -> Result<Option<Second<'a>>, Error> {
         let Some(upstream) = self.ctx.exchange.upstream.clone() else { return Ok(None) };
-        let wish = Wish { key: self.key.flatten(), at: None };
+        let wish = Wish { key: self.wish.and_then(|wish| wish.key), at: None };
         let Some(attempt) = retry::hedge(&mut self.ctx, wish, self.express.common.max_tries) else { return Ok(None) };
         let endpoint = attempt.endpoint().clone();
         let first = self.ctx.exchange.endpoint.replace(endpoint.clone());
@@ -92,11 +92,12 @@ impl<'a, D: Downstream> Passage<'a, D> {
         self.ctx.exchange.endpoint = first;
         addressed?;
         let now = Instant::now();
-        let up = endpoint.take_idle(now);
+        let parties = self.parties(&endpoint);
+        let up = endpoint.take_idle(parties.as_ref(), now);
         let express = self.express;
         let limit = upstream.retries().try_timeout();
         let opening =
-            up.is_none().then(|| -> BoxFuture<'a, _> { Box::pin(async move { open(express, &endpoint, limit).await }) });
+            up.is_none().then(|| -> BoxFuture<'a, _> { Box::pin(async move { open(express, &endpoint, parties, limit).await }) });
         // The endpoints' time begins anew, for both.
         self.ctx.try_began = Some(now);
         await_response(&self.ctx, self.ask.framing != Framing::Empty);

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::{
-    Action, Answer, Connection, Deadline, H2Connection, Origin, Outgoing, Ravelin, Usage, full, get, until_metric,
+    Action, Answer, Connection, Deadline, H2Connection, Origin, Outgoing, Ravelin, Trigger, Usage, full, get, until_metric,
     until_nothing_is_left,
 };
 
@@ -172,6 +172,45 @@ fn http2_heads_are_bounded() {
     until_nothing_is_left(&ravelin);
 }
 
+/// Pingora would close a tunnel whose 101 it reads before it has ended the request: here it lies there before the request is written, or
+/// comes as soon as the request does.
+#[test]
+fn tunnels_hold_however_soon_an_endpoint_answers() {
+    const EACH: usize = 125;
+    let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+    let answer = |trigger| Answer { trigger, ..Answer::of(vec![Action::Send(switching.to_vec()), Action::Echo]) };
+    let (now, soon) = (Origin::start("now", vec![answer(Trigger::Connect)]), Origin::start("soon", vec![answer(Trigger::Head)]));
+    let ravelin = Ravelin::start(&format!(
+        "listeners: {{main: {{address: 127.0.0.1:0}}}}\nadmin: {{address: 127.0.0.1:0}}\n\
+         upstreams:\n  now: {{endpoints: [\"{}\"], health_check: none}}\n  soon: {{endpoints: [\"{}\"], health_check: none}}\n\
+         routes:\n  now: {{match: {{paths: [/now]}}, upstream: now}}\n  soon: {{upstream: soon}}\n",
+        now.address(),
+        soon.address()
+    ));
+    thread::scope(|scope| {
+        for worker in 0..8 {
+            let (address, target) = (ravelin.address(), if worker % 2 == 0 { "/now" } else { "/soon" });
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    let mut client = Connection::open(address, Deadline::standard()).unwrap();
+                    let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+                    client.send(head.as_bytes()).unwrap();
+                    let receive = |client: &mut Connection, text: &str| {
+                        // The origin that answers before it reads sends the request's head back too.
+                        let there = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(text);
+                        let came = client.receive_until(Deadline::standard(), there).unwrap();
+                        assert!(there(&came), "{target}: {}", String::from_utf8_lossy(&came));
+                    };
+                    receive(&mut client, "\r\n\r\nhello");
+                    client.send(b"ping").unwrap();
+                    receive(&mut client, "ping");
+                }
+            });
+        }
+    });
+    until_nothing_is_left(&ravelin);
+}
+
 /// Pingora would close a tunnel that carries nothing after 60 s, with the timeout of request bodies.
 #[test]
 fn a_tunnel_outlives_the_timeout_of_bodies() {
@@ -179,7 +218,7 @@ fn a_tunnel_outlives_the_timeout_of_bodies() {
         return eprintln!("skipped: it takes 65 s (RAVELIN_TEST_ALL=1)");
     }
     let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let tunnel = vec![Action::Sleep(Duration::from_millis(100)), Action::Send(switching.to_vec()), Action::Echo];
+    let tunnel = vec![Action::Send(switching.to_vec()), Action::Echo];
     let origin = Origin::start("a", vec![Answer::of(tunnel)]);
     let ravelin = Ravelin::start(&format!(
         "listeners: {{main: {{address: 127.0.0.1:0}}}}\n\

@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use support::{
     Action, Answer, Connection, Deadline, Halfway, Origin, Outgoing, Ravelin, Signal, full, metric, until_nothing_is_left,
@@ -158,9 +158,8 @@ fn a_download_goes_on_over_reloads() {
 
 #[test]
 fn tunnels_go_on_over_a_reload_and_their_configuration_goes_with_them() {
-    // The pause is for a race in Pingora (docs/ARCHITECTURE.md): its 101 must not overtake the end of the request.
     let switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let tunnel = Answer::of(vec![Action::Sleep(Duration::from_millis(100)), Action::Send(switching.to_vec()), Action::Echo]);
+    let tunnel = Answer::of(vec![Action::Send(switching.to_vec()), Action::Echo]);
     let origin = Origin::start("a", vec![Answer { target: Some("/socket".into()), ..tunnel }, Answer::text(200, "a")]);
     let ravelin = Ravelin::start(&watched(origin.address(), 0));
     let deadline = Deadline::standard();

@@ -192,7 +192,6 @@ fn client(address: &str, number: usize, stop: &AtomicBool, answered: &AtomicU64)
 fn what_is_in_flight_ends_with_the_old_process() {
     let downloads = Halfway::start(if full() { 1 << 10 } else { 1 << 6 });
     let tunnel = Answer::of(vec![
-        Action::Sleep(Duration::from_millis(100)),
         Action::Send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec()),
         Action::Echo,
     ]);

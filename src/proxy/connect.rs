@@ -4,6 +4,8 @@
 //! connection: none ever resumes a session. It speaks no PROXY protocol either. So such connections are opened here, with the
 //! upstream's one configuration (`tls::ClientTls`), and handed to Pingora through the door that it has for other protocols: a peer
 //! that asks for a protocol of that name gets its connection from a [`Dialer`]. Pooling them stays Pingora's.
+//!
+//! All that speak HTTP/1.1 are opened here, so that what comes on them can be read along ([`Followed`]).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -35,6 +37,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::proxy::Result;
+use crate::proxy::followed::Followed;
 use crate::proxy::hedge::Ahead;
 use crate::upstream::{Endpoint, Parties, Spoken, Wire};
 
@@ -111,7 +114,7 @@ impl Dialer {
                 let header = parties.header(version);
                 peer.options.custom_l4 = Some(Arc::new(Introduced { header, from: self.from.clone() }));
             }
-        } else if link.tls.is_some() || parties.is_some() {
+        } else {
             peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
             let dialing = Dialing { endpoint: endpoint.clone(), parties, spoken, ahead };
             // Outside of a scope there is none to name it, and the connector will say so.
@@ -185,7 +188,7 @@ impl custom::Connector for Dialer {
             Some(opened) => opened?,
             None => self.open(&endpoint, parties, spoken, peer.total_connection_timeout()).await?.0,
         };
-        Ok((Connection::Stream(stream), false))
+        Ok((Connection::Stream(Box::new(Followed::new(stream))), false))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<Ahead> {

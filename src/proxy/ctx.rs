@@ -10,6 +10,7 @@ use crate::filter::{Client, Error, Exchange, Reply, RequestId, Run, Scheme};
 use crate::observe::{InFlight, Observers, Timing, metrics};
 use crate::proxy::clock::Clock;
 use crate::proxy::connect;
+use crate::proxy::followed;
 use crate::proxy::mirror::Copy;
 use crate::proxy::overload::Admitted;
 use crate::proxy::pace::Pace;
@@ -26,7 +27,12 @@ tokio::task_local! {
 
 /// Serves one request of a connection.
 pub(crate) async fn serve<F: Future>(connection: Arc<Connection>, request: F) -> F::Output {
-    CONNECTION.scope(connection, connect::scope(request)).await
+    CONNECTION.scope(connection, followed::scope(connect::scope(request))).await
+}
+
+/// The clock of the exchange that the current task carries, where it is a stream: no connection of its client's keeps the time.
+pub(super) fn stream_clock() -> Option<Arc<Clock>> {
+    CONNECTION.try_with(|connection| connection.stream.map(|_| connection.clock.clone())).ok().flatten()
 }
 
 /// What a connection tells the proxy of itself, with each of its requests.
@@ -95,6 +101,8 @@ pub(crate) struct Ctx {
     pub(super) ahead: bool,
     /// When the current try began.
     pub(super) try_began: Option<Instant>,
+    /// Its connection is read along, which keeps the time of a stream too.
+    pub(super) followed: bool,
     /// How many informational responses have come.
     pub(super) informational: u8,
     /// The head of the final response has come.
@@ -174,6 +182,7 @@ impl Ctx {
             first_began: None,
             ahead: false,
             try_began: None,
+            followed: false,
             informational: 0,
             responding: false,
             asked: false,

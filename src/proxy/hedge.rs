@@ -279,9 +279,7 @@ async fn reach(
     // Of its own: two may be opened at once for one request.
     connect::scope(async {
         let began = Instant::now();
-        if !endpoint.link().is_plain() {
-            dialer.direct(peer, endpoint, parties, true).await;
-        }
+        dialer.direct(peer, endpoint, parties, true).await;
         match connector.get_http_session(&*peer).await? {
             (HttpSession::H1(session), reused) => {
                 let since = Instant::now();

@@ -1,20 +1,130 @@
-//! Whether an endpoint's head has one meaning. Pingora refuses controls and unfolds lines, but takes lengths and codings that others
-//! read differently; those are looked at here, before a byte of the response reaches the client.
+//! Whether an endpoint's head has one meaning, and where its body ends: looked at before a byte of the response reaches the client, and the
+//! same for each way in which requests are carried.
+
+use std::mem::MaybeUninit;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
+use httparse::{Header, ParserConfig};
 use pingora_http::ResponseHeader;
 
 /// Bytes of an endpoint's head at most.
-const HEAD_MAX: usize = 64 * 1024;
+pub(super) const HEAD_MAX: usize = 64 * 1024;
+/// Fields of it at most.
+pub(super) const FIELDS_MAX: usize = 256;
 /// Informational responses before the final one at most: as many as a client may have to read for nothing.
 pub(super) const INFORMATIONAL_MAX: u8 = 16;
 
-/// Judges a head as an HTTP/1 endpoint sent it.
+/// What can't be relied on: the reason code.
+pub(super) type Refused = &'static str;
+
+/// Others may read it in another way.
+const AMBIGUOUS: Refused = "ambiguous_response";
+const INVALID: Refused = "invalid_response";
+
+/// How a response's body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// There is none.
+    AtOnce,
+    After(u64),
+    WithChunks,
+    /// With the connection.
+    WithConnection,
+}
+
+/// Reads a head at the beginning of `text`, with Pingora's leniency: what it takes, and passes on in canonical form, is taken everywhere.
+pub(super) fn parse<'head, 'text>(
+    read: &mut httparse::Response<'head, 'text>,
+    text: &'text [u8],
+    space: &'head mut [MaybeUninit<Header<'text>>],
+) -> httparse::Result<usize> {
+    let mut parser = ParserConfig::default();
+    parser.allow_spaces_after_header_name_in_responses(true);
+    parser.allow_obsolete_multiline_headers_in_responses(true);
+    parser.parse_response_with_uninit_headers(read, text, space)
+}
+
+/// Whether a status is one.
+///
+/// # Errors
+/// It is not.
+pub(super) fn status(code: u16) -> Result<(), Refused> {
+    match code {
+        0..100 => Err(INVALID),
+        100..600 => Ok(()),
+        _ => Err(AMBIGUOUS),
+    }
+}
+
+/// Where the body behind a final head ends.
+///
+/// # Errors
+/// It is said in two ways, or in none that is known.
+pub(super) fn ends<'a>(
+    status: u16,
+    is_http10: bool,
+    to_head: bool,
+    fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+) -> Result<Ends, Refused> {
+    let (mut length, mut chunked) = (None, false);
+    for (name, value) in fields.clone() {
+        match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if length.is_some() || chunked {
+                    return Err(several_lengths(fields));
+                }
+                length = Some(number(value).ok_or_else(|| several_lengths(fields.clone()))?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if length.is_some() || chunked || is_http10 || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(AMBIGUOUS);
+                }
+                chunked = true;
+            }
+            _ => {}
+        }
+    }
+    Ok(place(status, to_head, length, chunked))
+}
+
+/// [`ends`], where it is said once.
+pub(super) fn place(status: u16, to_head: bool, length: Option<u64>, chunked: bool) -> Ends {
+    match length {
+        _ if to_head || matches!(status, 204 | 304) => Ends::AtOnce,
+        _ if chunked => Ends::WithChunks,
+        Some(0) => Ends::AtOnce,
+        Some(length) => Ends::After(length),
+        None => Ends::WithConnection,
+    }
+}
+
+/// Lengths that all say the same are ambiguous; others are none.
+fn several_lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Refused {
+    let mut lengths = fields
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length"))
+        .flat_map(|(_, value)| value.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    let first = lengths.next().and_then(number);
+    if first.is_some() && lengths.all(|length| number(length) == first) { AMBIGUOUS } else { INVALID }
+}
+
+/// Digits, and nothing but digits.
+pub(super) fn number(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Judges a head as Pingora shows it, of an endpoint on HTTP/1 or HTTP/2.
 ///
 /// # Errors
 /// The reason code: nobody can rely on what it says.
-pub(super) fn judge(head: &ResponseHeader) -> Result<(), &'static str> {
+pub(super) fn judge(head: &ResponseHeader) -> Result<(), Refused> {
     let (mut size, mut lengths, mut codings) = (0, 0, 0);
     let mut sound = head.status.as_u16() < 600;
     for (name, value) in &head.headers {
@@ -31,7 +141,7 @@ pub(super) fn judge(head: &ResponseHeader) -> Result<(), &'static str> {
     if size > HEAD_MAX {
         return Err("response_head_too_large");
     }
-    if sound && lengths + codings <= 1 { Ok(()) } else { Err("ambiguous_response") }
+    if sound && lengths + codings <= 1 { Ok(()) } else { Err(AMBIGUOUS) }
 }
 
 /// Takes the framing off a head that has no body (RFC 9110 §8.6).

@@ -14,6 +14,7 @@ mod ctx;
 mod enter;
 mod express;
 mod failure;
+mod followed;
 mod forwarded;
 mod grpc;
 mod head;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pingora_core::{Error as PingoraError, ErrorSource, ErrorType};
 
-use crate::proxy::{Ctx, Expired};
+use crate::proxy::{Ctx, Expired, followed};
 use crate::upstream::Outcome;
 
 /// A connection could not be opened, for this reason.
@@ -41,6 +41,7 @@ pub(super) fn of_error(error: &PingoraError) -> Option<Outcome> {
     by_endpoint.then(|| match error.etype() {
         // As if there had been no connection: whatever the method, nothing has been done.
         _ if was_not_processed(error) => Outcome::ConnectError,
+        _ if followed::refusal(error).is_some() => Outcome::Invalid,
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,

@@ -14,7 +14,7 @@ use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
 use crate::proxy::outcome::{answered, invalid};
 use crate::proxy::upstream::ended;
-use crate::proxy::{Ctx, Proxy, Result, affinity};
+use crate::proxy::{Ctx, Proxy, Result, affinity, followed};
 
 /// Fields between two hops (RFC 9110 §7.6.1), apart from `Connection`, which is seen to by itself, and `Transfer-Encoding`, by which
 /// Pingora frames the body anew.
@@ -233,6 +233,9 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
     let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
     if lacks_descriptors(error) {
         return Error::new(503, Party::Operator, "no_descriptors").with_message(error.to_string());
+    }
+    if let Some(reason) = followed::refusal(error) {
+        return upstream(502, reason);
     }
     let failure = match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => Error::new(400, Party::Client, "client_gone"),

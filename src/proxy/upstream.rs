@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Version;
+use http::{Method, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_core::{Error as PingoraError, ErrorType};
@@ -14,6 +14,7 @@ use crate::config::Protocol;
 use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
 use crate::proxy::failure::missed;
+use crate::proxy::followed::{self, Try};
 use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
 use crate::proxy::outcome::{broke, connecting};
 use crate::proxy::reply::{QUEUE_FULL, QUEUE_TIMEOUT};
@@ -22,7 +23,7 @@ use crate::proxy::retry::{self, Circumstances};
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, hedge, mirror};
-use crate::upstream::{Attempt, Endpoint, Parties, Refusal, Upstream};
+use crate::upstream::{Attempt, Endpoint, Parties, Refusal, Spoken, Upstream};
 
 /// Picks an endpoint for this try, once it is its time.
 pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) -> Result<Box<HttpPeer>> {
@@ -59,13 +60,19 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) 
     ctx.attempt = Some(attempt);
     ctx.exchange.endpoint = Some(endpoint.clone());
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
-    let mut peer = tuned(session, ctx, &endpoint);
+    let upgrade = session.is_upgrade_req();
     ctx.ahead = hedge::applies(session, ctx);
+    ctx.followed = !ctx.ahead && endpoint.speaks(upgrade) == Spoken::Http1;
+    followed::begin(Try {
+        number: (ctx.exchange.id.bits(), ctx.exchange.tries),
+        to_head: session.req_header().method == Method::HEAD,
+        upgrade,
+    });
+    let mut peer = tuned(session, ctx, &endpoint);
     if ctx.ahead {
         let ahead = hedge::ask(session, ctx, proxy, peer.clone()).await?;
         proxy.dialer.hand_over(&mut peer, ahead);
-    } else if !endpoint.link().is_plain() {
-        let upgrade = session.is_upgrade_req();
+    } else {
         proxy.dialer.direct(&mut peer, &endpoint, parties(session, ctx), upgrade).await;
     }
     Ok(peer)
@@ -82,11 +89,11 @@ pub(super) fn tuned(session: &mut Session, ctx: &Ctx, endpoint: &Endpoint) -> Bo
     let mut peer = Box::new(endpoint.peer().clone());
     let try_timeout = ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
     if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
-        // Over HTTP/1 the clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops
-        // taking a body keeps Pingora from reading the client, where the clock is looked at. And a stream can't be told by a read that
-        // its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
+        // The clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops taking a
+        // body keeps Pingora from reading the client, where the clock is looked at. And of a stream to an endpoint on HTTP/2 no read can
+        // be told that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
         peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
-        if session.as_downstream().is_http2() {
+        if session.as_downstream().is_http2() && !ctx.followed {
             peer.options.read_timeout = peer.options.read_timeout.into_iter().chain(try_timeout).min();
         }
     }
@@ -324,13 +331,14 @@ pub(super) fn await_response(ctx: &Ctx, body: bool) {
         let at_once = !body && ctx.received == 0 && !filtered;
         let ended = ctx.step.filter(|_| at_once).unwrap_or_else(Instant::now);
         let limit = upstream.deadlines().response;
-        // The time that it took to connect is the try's, but not that in which the client sent its body. Of a stream Pingora keeps it.
+        // The time that it took to connect is the try's, but not that in which the client sent its body. Of a stream to an endpoint on
+        // HTTP/2 Pingora keeps it.
         let spent = if ctx.received == 0 {
             ctx.try_began.map_or(Duration::ZERO, |began| ended.duration_since(began))
         } else {
             Duration::ZERO
         };
-        let of_try = upstream.retries().try_timeout().filter(|_| ctx.connection.stream.is_none());
+        let of_try = upstream.retries().try_timeout().filter(|_| ctx.connection.stream.is_none() || ctx.followed);
         match of_try.map(|of_try| of_try.saturating_sub(spent)) {
             Some(of_try) if limit.is_none_or(|limit| of_try < limit) => ctx.connection.clock.await_try(of_try, ended),
             _ => ctx.connection.clock.await_response(limit, ended),

@@ -109,9 +109,11 @@ impl HttpServerApp for Streams {
         });
         // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
         let overdue = async {
-            clock.expiry().await;
-            // Before the head of a response, Pingora's own timeout may still turn this into a 504.
-            tokio::time::sleep(GRACE).await;
+            // Before the head of a response, what passed may still become a 504, or be asked for once more elsewhere.
+            while clock.expired().is_none() {
+                clock.expiry().await;
+                tokio::time::sleep(GRACE).await;
+            }
         };
         tokio::select! {
             reused = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,

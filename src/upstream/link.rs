@@ -45,7 +45,7 @@ impl Link {
         }
     }
 
-    /// Whether Pingora opens them by itself, one like the other: HTTP without TLS and without an introduction.
+    /// HTTP without TLS and without an introduction.
     pub(crate) fn is_plain(&self) -> bool {
         self.tls.is_none() && self.proxy.is_none()
     }

@@ -29,8 +29,6 @@ pub(crate) struct Case {
     /// What the origin does then.
     pub(crate) then: Then,
     pub(crate) verdict: Verdict,
-    /// In the express lane, if another.
-    pub(crate) express: Option<Verdict>,
     /// The exchange's connection to the origin must not carry another.
     pub(crate) spoils_origin: bool,
     /// Behind what arrives comes something that is refused.
@@ -100,7 +98,6 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
         return Err(wrong("begins with a sentence that says what the trick is"));
     }
     let (mut source, mut listener, mut verdict) = (String::new(), "usual".to_owned(), None);
-    let mut express = None;
     let (mut half_closes, mut then, mut spoils_origin) = (false, Then::NextRequest, false);
     let (mut early, mut ends_refused) = (false, false);
     for line in top.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -118,14 +115,6 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
                 let (status, reason) = text.split_once(' ').ok_or_else(|| wrong("refused: STATUS REASON"))?;
                 let status = status.parse().map_err(|_| wrong("a status is a number"))?;
                 verdict = Some(Verdict::Refused(Some((status, reason.to_owned()))));
-            }
-            // Where it sees more than the general way can.
-            ("express", "cut") => express = Some(Verdict::Cut),
-            ("express", text) => {
-                let refused = text.strip_prefix("refused ").and_then(|text| text.split_once(' '));
-                let (status, reason) = refused.ok_or_else(|| wrong("express: refused STATUS REASON, or cut"))?;
-                let status = status.parse().map_err(|_| wrong("a status is a number"))?;
-                express = Some(Verdict::Refused(Some((status, reason.to_owned()))));
             }
             ("aborted", reason) => verdict = Some(Verdict::Aborted(reason.to_owned())),
             ("cut", _) => verdict = Some(Verdict::Cut),
@@ -167,7 +156,6 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
         answer,
         then,
         verdict,
-        express,
         spoils_origin,
         ends_refused,
     })

@@ -27,13 +27,7 @@ pub(crate) fn play(case: &Case, lane: &'static str) -> Result<(), String> {
         free.iter().position(|stage| stage.lane == lane).map(|at| free.swap_remove(at))
     };
     let mut stage = free.unwrap_or_else(|| Stage::new(lane));
-    let mut case = case.clone();
-    if lane == "express"
-        && let Some(express) = case.express.take()
-    {
-        case.verdict = express;
-    }
-    stage.play(&case)?;
+    stage.play(case)?;
     if !matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut | Verdict::Harmless) {
         FREE.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
     }

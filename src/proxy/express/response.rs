@@ -3,16 +3,13 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use httparse::{Header, ParserConfig, Status};
+use httparse::{Header, Status};
 
 use super::spare;
 use super::table::{Piece, Row, Table, alike, options};
 use crate::filter::{Field, Fields, InvalidField, ResponseHead};
-
-/// Bytes of a head at most.
-const HEAD_MAX: usize = 64 * 1024;
-/// Fields at most.
-const FIELDS_MAX: usize = 256;
+pub(super) use crate::proxy::judge::Ends;
+use crate::proxy::judge::{self, FIELDS_MAX, HEAD_MAX, Refused, ends, number, parse, place};
 
 /// A response's head.
 pub(super) struct Response {
@@ -61,56 +58,33 @@ impl Seen {
     }
 }
 
-/// How a response's body ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
-    /// There is none.
-    AtOnce,
-    After(u64),
-    WithChunks,
-    /// With the connection.
-    WithConnection,
-}
-
-/// Others may read it in another way.
-const AMBIGUOUS: Refused = "ambiguous_response";
-
-/// What can't be relied on: the reason code.
-pub(super) type Refused = &'static str;
-
 impl Response {
     /// Reads a head at the beginning of `text`, which is taken. `Ok(None)`: it is not whole yet, and stays.
     pub(super) fn read(text: &mut Vec<u8>) -> Result<Option<Self>, Refused> {
         let mut space = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_MAX];
         let mut read = httparse::Response::new(&mut []);
-        let mut parser = ParserConfig::default();
-        // What the general way takes.
-        parser.allow_spaces_after_header_name_in_responses(true);
-        parser.allow_obsolete_multiline_headers_in_responses(true);
-        let length = match parser.parse_response_with_uninit_headers(&mut read, text, &mut space) {
+        let length = match parse(&mut read, text, &mut space) {
             Ok(Status::Complete(length)) if length <= HEAD_MAX => length,
             Ok(Status::Partial) if text.len() <= HEAD_MAX => return Ok(None),
             Ok(_) => return Err("response_head_too_large"),
             Err(_) => return Err("invalid_response"),
         };
-        let place = |part: &[u8]| -> Range<usize> {
+        let range = |part: &[u8]| -> Range<usize> {
             let at = part.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
             at..at + part.len()
         };
         let status = read.code.unwrap_or(0);
-        if !(100..600).contains(&status) {
-            return Err(if status < 100 { "invalid_response" } else { AMBIGUOUS });
-        }
+        judge::status(status)?;
         let is_http10 = read.version == Some(0);
-        let reason = read.reason.map(|reason| Piece::new(&place(reason.as_bytes())));
+        let reason = read.reason.map(|reason| Piece::new(&range(reason.as_bytes())));
         let mut rows = spare::rows();
         let (mut folded, mut seen) = (false, Seen::default());
         for field in read.headers.iter() {
             // Without an early end, so that many bytes are looked at at once.
             folded |= field.value.iter().fold(false, |found, byte| found | matches!(byte, b'\r' | b'\n' | 0));
-            let value = place(field.value);
+            let value = range(field.value);
             seen.note(field.name.as_bytes(), Piece::new(&value));
-            rows.push(Row::new(&place(field.name.as_bytes()), &value));
+            rows.push(Row::new(&range(field.name.as_bytes()), &value));
         }
         let end = text.len();
         let mut fields = Table::new(std::mem::take(text), rows);
@@ -134,49 +108,17 @@ impl Response {
     /// How its body ends, and whether the connection may carry another exchange afterwards.
     pub(super) fn framing(&self, to_head: bool) -> Result<(Ends, bool), Refused> {
         let text = self.fields.text();
-        let (length, chunked) = match (self.seen.lengths, self.seen.codings) {
-            ((0, _), (0, _)) => (None, false),
-            ((1, value), (0, _)) => (Some(number(value.of(text)).ok_or_else(|| self.several_lengths())?), false),
-            ((0, _), (1, value)) if !self.is_http10 && value.of(text).eq_ignore_ascii_case(b"chunked") => (None, true),
-            ((0, _), _) => return Err(AMBIGUOUS),
-            (_, (0, _)) => return Err(self.several_lengths()),
-            _ => return Err(self.length_and_coding()),
+        let plain = match (self.seen.lengths, self.seen.codings) {
+            ((0, _), (0, _)) => Some((None, false)),
+            ((1, value), (0, _)) => number(value.of(text)).map(|length| (Some(length), false)),
+            ((0, _), (1, value)) if !self.is_http10 && value.of(text).eq_ignore_ascii_case(b"chunked") => Some((None, true)),
+            _ => None,
         };
-        let ends = match length {
-            _ if to_head || matches!(self.status, 204 | 304) => Ends::AtOnce,
-            _ if chunked => Ends::WithChunks,
-            Some(0) => Ends::AtOnce,
-            Some(length) => Ends::After(length),
-            None => Ends::WithConnection,
+        let ends = match plain {
+            Some((length, chunked)) => place(self.status, to_head, length, chunked),
+            None => ends(self.status, self.is_http10, to_head, self.fields.iter())?,
         };
         Ok((ends, ends != Ends::WithConnection && self.is_persistent()))
-    }
-
-    /// Lengths that all say the same are ambiguous; others are none.
-    fn several_lengths(&self) -> Refused {
-        let mut lengths =
-            self.fields.all(b"content-length").flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-        let first = lengths.next().and_then(number);
-        if first.is_some() && lengths.all(|length| number(length) == first) { AMBIGUOUS } else { "invalid_response" }
-    }
-
-    /// Both are there: what is wrong with that.
-    fn length_and_coding(&self) -> Refused {
-        let mut known = false;
-        for (name, value) in self.fields.iter() {
-            if alike(name, b"content-length") {
-                if known || number(value).is_none() {
-                    return self.several_lengths();
-                }
-                known = true;
-            } else if alike(name, b"transfer-encoding") {
-                if known || !value.eq_ignore_ascii_case(b"chunked") {
-                    return AMBIGUOUS;
-                }
-                known = true;
-            }
-        }
-        AMBIGUOUS
     }
 
     /// The one value of `Connection`, if there is but one.
@@ -271,17 +213,6 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
 
 fn is_framing(option: &[u8]) -> bool {
     [&b"content-length"[..], b"transfer-encoding", b"connection", b"close"].iter().any(|name| option.eq_ignore_ascii_case(name))
-}
-
-/// Digits, and nothing but digits.
-fn number(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 impl Fields for Response {

@@ -167,7 +167,7 @@ impl Table {
     }
 
     /// Name and value of each field, as they were written.
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + Clone {
         self.rows.iter().filter(|row| !row.name.is_empty()).map(|row| (row.name.of(&self.text), row.value.of(&self.text)))
     }
 

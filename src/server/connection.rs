@@ -48,7 +48,8 @@ enum Next {
     Closed,
 }
 
-/// Serves a connection until either side ends it.
+/// Serves a connection until either side ends it. What a connection that waits does not do has memory of its own: a task is as large as its
+/// largest moment.
 pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted) {
     let clock = Arc::new(Clock::new());
     let mut conn = Conn::new(stream, clock.clone());
@@ -56,7 +57,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
     // Counts for as long as the connection is served.
     let mut _counted = None;
     if proxied {
-        let named = match proxied_client(&mut conn, &listener).await {
+        let named = match Box::pin(proxied_client(&mut conn, &listener)).await {
             Ok(named) => named,
             Err(Unproxied::Left) => return,
             Err(Unproxied::Refused(reason)) => return drop_unanswered(reason, &listener, client),
@@ -71,12 +72,12 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
     let mut tls = None;
     let mut http2 = listener.http2;
     if let Some(terminator) = listener.store.tls(listener.index) {
-        match shake(&mut conn, &terminator, client, &listener).await {
+        match Box::pin(shake(&mut conn, &terminator, client, &listener)).await {
             Handshake::Done(session, agreed) => {
                 tls = Some(session);
                 http2 = agreed;
             }
-            Handshake::Plaintext => return refuse(conn, 400, PLAINTEXT, &listener, client, Scheme::Http).await,
+            Handshake::Plaintext => return Box::pin(refuse(conn, 400, PLAINTEXT, &listener, client, Scheme::Http)).await,
             Handshake::Over => return,
         }
     }
@@ -95,7 +96,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
         }
         match next(&mut conn, &limits, &mut closing).await {
             Next::Request(_, Body::Length(length), _) if limits.body_size.is_some_and(|limit| length > limit) => {
-                return refuse(conn, 413, "body_too_large", &listener, client, scheme).await;
+                return Box::pin(refuse(conn, 413, "body_too_large", &listener, client, scheme)).await;
             }
             Next::Request(head, body, rows) => {
                 served = served.saturating_add(1);
@@ -126,23 +127,23 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     };
                     match outcome {
                         Some(Outcome::Keep) => continue,
-                        Some(Outcome::Close) => return conn.end(&leftover).await,
+                        Some(Outcome::Close) => return Box::pin(conn.end(&leftover)).await,
                         None => {}
                     }
                 }
-                match exchange(conn, head, body, connection.clone(), &listener).await {
+                match Box::pin(exchange(conn, head, body, connection.clone(), &listener)).await {
                     Some(reusable) => conn = reusable,
-                    None if clock.is_taken() => return leftover.linger().await,
+                    None if clock.is_taken() => return Box::pin(leftover.linger()).await,
                     // Of what passed our reading Pingora refuses nothing, as far as tests can show.
                     None => return refused_unseen(&listener.name, client, scheme, &listener.observers),
                 }
             }
             Next::Http2 if http2 && served == 0 => {
                 let origin = Origin { client, scheme, tls };
-                return http2::serve(conn.into_http2(), origin, &clock, &listener, limits).await;
+                return Box::pin(http2::serve(conn.into_http2(), origin, &clock, &listener, limits)).await;
             }
-            Next::Http2 => return refuse(conn, 505, "http2_not_enabled", &listener, client, scheme).await,
-            Next::Refused(status, reason) => return refuse(conn, status, reason, &listener, client, scheme).await,
+            Next::Http2 => return Box::pin(refuse(conn, 505, "http2_not_enabled", &listener, client, scheme)).await,
+            Next::Refused(status, reason) => return Box::pin(refuse(conn, status, reason, &listener, client, scheme)).await,
             Next::Closed => return,
         }
     }

@@ -108,7 +108,7 @@ fn read(head: &[u8], limits: &ListenerLimits, rows: &mut Rows) -> Result<Body, R
             return Err((431, "too_many_headers"));
         }
         let (name, value) = field(line)?;
-        rows.field(&place(head, name), &place(head, value));
+        rows.field(head, &place(head, name), &place(head, value));
         // Names that mean something here are told apart by their length first: few others are as long as one of them.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => host = only(host, value)?,

@@ -75,24 +75,42 @@ pub fn normalise(authority: &str) -> Result<Cow<'_, str>, HostError> {
     }
     let host = host.strip_suffix('.').unwrap_or(host);
     let mut upper = false;
-    let mut label = 0;
+    // What stands before a dot, or at the end, must be a label.
+    let mut before = DOT;
     for byte in host.bytes() {
-        match byte {
-            b'.' if label == 0 => return Err(HostError::Malformed),
-            b'.' => label = 0,
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label += 1,
-            b'A'..=b'Z' => {
-                upper = true;
-                label += 1;
-            }
-            _ => return Err(HostError::Malformed),
+        let class = CLASSES[usize::from(byte)];
+        if class == OTHER || (class == DOT && before == DOT) {
+            return Err(HostError::Malformed);
         }
+        upper |= class == UPPER;
+        before = class;
     }
-    if label == 0 {
+    if before == DOT {
         return Err(HostError::Malformed);
     }
     Ok(if upper { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) })
 }
+
+const OTHER: u8 = 0;
+const LABEL: u8 = 1;
+const UPPER: u8 = 2;
+const DOT: u8 = 3;
+
+/// Which bytes may stand in a host's name.
+const CLASSES: [u8; 256] = {
+    let mut classes = [OTHER; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => LABEL,
+            b'A'..=b'Z' => UPPER,
+            b'.' => DOT,
+            _ => OTHER,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 fn split_port(authority: &str) -> Result<(&str, Option<&str>), HostError> {
     if authority.starts_with('[') {
@@ -105,12 +123,9 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), HostError> {
         };
     }
     // Byte by byte: for so few of them a searcher costs more than it saves.
-    let mut colons = authority.bytes().enumerate().filter(|(_, byte)| *byte == b':').map(|(at, _)| at);
-    match (colons.next(), colons.next()) {
-        (_, Some(_)) => Err(HostError::Malformed),
-        (Some(at), None) => Ok((&authority[..at], Some(&authority[at + 1..]))),
-        (None, None) => Ok((authority, None)),
-    }
+    let Some(at) = authority.bytes().position(|byte| byte == b':') else { return Ok((authority, None)) };
+    let (host, port) = (&authority[..at], &authority[at + 1..]);
+    if port.bytes().any(|byte| byte == b':') { Err(HostError::Malformed) } else { Ok((host, Some(port))) }
 }
 
 impl HostPattern {

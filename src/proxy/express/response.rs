@@ -84,7 +84,7 @@ impl Response {
             folded |= field.value.iter().fold(false, |found, byte| found | matches!(byte, b'\r' | b'\n' | 0));
             let value = range(field.value);
             seen.note(field.name.as_bytes(), Piece::new(&value));
-            rows.push(Row::new(&range(field.name.as_bytes()), &value));
+            rows.push(Row::of(text, &range(field.name.as_bytes()), &value));
         }
         let end = text.len();
         let mut fields = Table::new(std::mem::take(text), rows);

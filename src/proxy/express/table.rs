@@ -53,6 +53,8 @@ impl Piece {
 pub(super) struct Row {
     name: Piece,
     value: Piece,
+    /// The line stands in the text as it is to be written, with its end.
+    plain: bool,
 }
 
 /// Where the parts of a request's head are, as its strict reader has found them.
@@ -65,8 +67,11 @@ pub(crate) struct Rows {
 }
 
 impl Row {
-    pub(super) fn new(name: &Range<usize>, value: &Range<usize>) -> Self {
-        Self { name: Piece::new(name), value: Piece::new(value) }
+    /// A field in `text`.
+    pub(super) fn of(text: &[u8], name: &Range<usize>, value: &Range<usize>) -> Self {
+        let two = |at: usize| text.get(at..).and_then(<[u8]>::first_chunk);
+        let plain = value.start == name.end + 2 && two(name.end) == Some(b": ") && two(value.end) == Some(b"\r\n");
+        Self { name: Piece::new(name), value: Piece::new(value), plain }
     }
 
     /// Most names differ in their length, and most others in their first letter.
@@ -101,8 +106,9 @@ impl Rows {
         }
     }
 
-    pub(crate) fn field(&mut self, name: &Range<usize>, value: &Range<usize>) {
-        self.fields.push(Row::new(name, value));
+    /// A field of the head `text`.
+    pub(crate) fn field(&mut self, text: &[u8], name: &Range<usize>, value: &Range<usize>) {
+        self.fields.push(Row::of(text, name, value));
     }
 }
 
@@ -137,7 +143,7 @@ impl Table {
     /// Makes one line of values that stand in several (RFC 9112 §5.2).
     pub(super) fn unfold(&mut self) {
         for at in 0..self.rows.len() {
-            let Row { name, value } = self.rows[at];
+            let Row { name, value, .. } = self.rows[at];
             let value = value.of(&self.text);
             if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
                 let value = pingora_http::header_value_from_slice(value);
@@ -267,7 +273,7 @@ impl Table {
         let at = self.text.len();
         self.text.extend_from_slice(line.text);
         let (colon, end) = (at + line.name, at + line.text.len() - 2);
-        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)) }
+        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)), plain: true }
     }
 
     /// As a line of a head, so that it is written out in one piece.
@@ -279,24 +285,21 @@ impl Table {
         let end = self.text.len();
         self.text.extend_from_slice(b"\r\n");
         let colon = at + name.len();
-        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)) }
+        Row { name: Piece::new(&(at..colon)), value: Piece::new(&(colon + 2..end)), plain: true }
     }
 
     /// Writes the fields as lines, behind a part of the text that comes first. Lines that stand as they are to be written, one after the
     /// other, are copied at once.
     pub(super) fn write_to(&self, first: Range<usize>, out: &mut Vec<u8>) {
         let mut run = first;
-        let two = |at: u32| self.text.get(at as usize..).and_then(<[u8]>::first_chunk);
         for row in self.rows.iter().filter(|row| !row.name.is_empty()) {
-            let (colon, end) = (row.name.end(), row.value.end());
-            let line = row.name.at as usize..end as usize + 2;
-            let as_written = row.value.at == colon + 2 && two(colon) == Some(b": ") && two(end) == Some(b"\r\n");
-            if as_written && line.start == run.end {
+            let line = row.name.at as usize..row.value.end() as usize + 2;
+            if row.plain && line.start == run.end {
                 run.end = line.end;
                 continue;
             }
             out.extend_from_slice(&self.text[run]);
-            run = if as_written {
+            run = if row.plain {
                 line
             } else {
                 out.extend_from_slice(row.name.of(&self.text));
@@ -415,10 +418,10 @@ mod tests {
             let colon = line.find(':').unwrap();
             let value = line[colon + 1..].trim();
             let start = at + colon + 1 + line[colon + 1..].find(value).unwrap();
-            rows.field(&(at..at + colon), &(start..start + value.len()));
+            rows.field(lines.as_bytes(), &(at..at + colon), &(start..start + value.len()));
             at += line.len();
         }
-        Table::of_request(lines.as_bytes(), rows)
+        Table::of_request(format!("{lines}\r\n").as_bytes(), rows)
     }
 
     fn written(table: &Table) -> String {

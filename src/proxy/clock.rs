@@ -73,6 +73,13 @@ impl Expired {
     }
 }
 
+/// A step that does not run for now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paused {
+    kind: u8,
+    length: u64,
+}
+
 /// Deadlines of the exchange that a connection carries now. Shared by its hooks and the connection: all fields are atomics
 /// that only one task writes at a time.
 pub(crate) struct Clock {
@@ -219,6 +226,23 @@ impl Clock {
     pub(crate) fn clear_step(&self) {
         self.step.store(NEVER, Ordering::Relaxed);
         self.step_length.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// The step does not run until it is resumed.
+    pub(crate) fn pause_step(&self) -> Paused {
+        let paused = Paused { kind: self.step_kind.load(Ordering::Relaxed), length: self.step_length.load(Ordering::Relaxed) };
+        self.clear_step();
+        paused
+    }
+
+    /// It begins anew, unless another has begun meanwhile.
+    pub(crate) fn resume_step(&self, Paused { kind, length }: Paused, now: Instant) {
+        if length != NEVER && self.step_length.load(Ordering::Relaxed) == NEVER {
+            self.step_kind.store(kind, Ordering::Relaxed);
+            self.step_length.store(length, Ordering::Relaxed);
+            self.step.store(self.after(length, now), Ordering::Relaxed);
+            self.tell();
+        }
     }
 
     /// Whether the client takes what is sent; while it doesn't, no step runs, and afterwards it starts anew.

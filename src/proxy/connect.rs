@@ -39,6 +39,7 @@ use tokio_rustls::client::TlsStream;
 use crate::proxy::Result;
 use crate::proxy::followed::Followed;
 use crate::proxy::hedge::Ahead;
+use crate::proxy::watch::Watched;
 use crate::upstream::{Endpoint, Parties, Spoken, Wire};
 
 tokio::task_local! {
@@ -188,7 +189,9 @@ impl custom::Connector for Dialer {
             Some(opened) => opened?,
             None => self.open(&endpoint, parties, spoken, peer.total_connection_timeout()).await?.0,
         };
-        Ok((Connection::Stream(Box::new(Followed::new(stream))), false))
+        // The express lane looks after its own.
+        let watched = Box::new(Watched::new(stream, endpoint.peer().options.write_timeout));
+        Ok((Connection::Stream(Box::new(Followed::new(watched))), false))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<Ahead> {

@@ -35,6 +35,12 @@ pub(super) fn stream_clock() -> Option<Arc<Clock>> {
     CONNECTION.try_with(|connection| connection.stream.map(|_| connection.clock.clone())).ok().flatten()
 }
 
+/// Asks the clock of the exchange that the current task serves, where the client's connection keeps it: a stream of HTTP/2 has its own
+/// way. `None`: there is none.
+pub(super) fn with_clock<T>(ask: impl FnOnce(&Clock) -> T) -> Option<T> {
+    CONNECTION.try_with(|connection| connection.stream.is_none().then(|| ask(&connection.clock))).ok().flatten()
+}
+
 /// What a connection tells the proxy of itself, with each of its requests.
 pub(crate) struct Connection {
     /// The listener's name.

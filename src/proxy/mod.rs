@@ -37,6 +37,7 @@ pub mod trace;
 mod upstream;
 mod uptake;
 mod via;
+mod watch;
 mod who;
 
 use std::sync::Arc;

@@ -88,12 +88,16 @@ pub(super) fn parties(session: &Session, ctx: &Ctx) -> Parties {
 pub(super) fn tuned(session: &mut Session, ctx: &Ctx, endpoint: &Endpoint) -> Box<HttpPeer> {
     let mut peer = Box::new(endpoint.peer().clone());
     let try_timeout = ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
-    if session.as_downstream().is_http2() || !session.as_downstream_mut().is_body_empty() {
-        // The clock keeps the time, and a timer of Pingora's for each read would be a second one. But an endpoint that stops taking a
-        // body keeps Pingora from reading the client, where the clock is looked at. And of a stream to an endpoint on HTTP/2 no read can
-        // be told that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered with a 504.
+    let http2 = session.as_downstream().is_http2();
+    if (ctx.followed || ctx.ahead) && !http2 {
+        // The clock keeps the time, and the connection itself while the endpoint takes nothing (`watch`).
+        peer.options.write_timeout = None;
+    } else if http2 || !session.as_downstream_mut().is_body_empty() {
+        // An endpoint that stops taking a body keeps Pingora from reading the client, where the clock is looked at. And of a stream to an
+        // endpoint on HTTP/2 no read can be told that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered
+        // with a 504.
         peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
-        if session.as_downstream().is_http2() && !ctx.followed {
+        if http2 && !ctx.followed {
             peer.options.read_timeout = peer.options.read_timeout.into_iter().chain(try_timeout).min();
         }
     }
@@ -193,7 +197,11 @@ pub(super) fn exchange_failed(
         broke(ctx, &error);
         let settled = ctx.exchange.failure.is_some() || ctx.replacement.is_some();
         // A deadline that passed is the end of it, unless it was for this try alone.
-        let over = ctx.connection.clock.expired().is_some_and(|expired| !matches!(expired, Expired::Try | Expired::Response));
+        let over = ctx
+            .connection
+            .clock
+            .expired()
+            .is_some_and(|expired| !matches!(expired, Expired::Try | Expired::Response | Expired::Write));
         let outcome = ctx.attempt.as_ref().and_then(Attempt::outcome).filter(|_| !settled && !over);
         let circumstances = Circumstances { reused, ..Circumstances::default() };
         outcome.is_some_and(|outcome| retry::again(session, ctx, outcome, circumstances, max_tries))

@@ -102,7 +102,7 @@ fn addresses_come_and_go_and_whatever_a_resolver_says_requests_go_on() {
         servers.port, names.address
     )));
     assert_eq!(answering(&ravelin), BTreeSet::from([FIRST.to_string()]));
-    names.say("web.test", addresses(&[FIRST, SECOND]));
+    names.say("web.test", addresses(&[FIRST, SECOND, FIRST, SECOND, SECOND]));
     until(&ravelin, &["127.0.0.41", "127.0.0.42"]);
     assert_eq!(metric(&ravelin, "ravelin_upstream_endpoints{upstream=\"a\"}"), 2.0);
     let lies = [
@@ -216,6 +216,11 @@ fn a_file_is_read_anew_when_it_changes_and_only_if_it_is_sound() {
     until(&ravelin, &["a"]);
     write(&format!("[\"{}\", {{\"address\": \"{}\", \"weight\": 2}}]", a.address(), b.address()));
     until(&ravelin, &["a", "b"]);
+    // Given twice it is one endpoint, as it is given first.
+    write(&format!("- {0}\n- {{address: \"{0}\", weight: 9}}\n- {1}\n- {1}\n", a.address(), b.address()));
+    assert!(ravelin.wait_for_log("endpoints=4", Deadline::standard()).is_some(), "{}", ravelin.log().text());
+    until(&ravelin, &["a", "b"]);
+    assert_eq!(metric(&ravelin, "ravelin_upstream_endpoints{upstream=\"a\"}"), 2.0);
     for (number, wrong) in ["- 127.0.0.1:80\n- 127.0.0.", "{}", "- nonsense\n", ""].into_iter().enumerate() {
         write(wrong);
         let told = ravelin.log().wait_for(Deadline::standard(), |lines| {

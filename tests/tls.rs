@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use rustls::client::WebPkiServerVerifier;
@@ -783,6 +783,78 @@ fn an_alert_says_that_there_is_no_certificate_for_a_name() {
     let refused = client.connect(edge.address(), "a.example", Deadline::standard()).err().unwrap();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     edge.until_failures("no_common_protocol", 1);
+}
+
+#[test]
+fn who_asks_for_another_name_than_those_that_are_obtained_is_told_by_an_alert() {
+    let authority = Authority::new("ca");
+    // Nobody answers there: names have a certificate of nobody's until somebody does.
+    let nowhere = free_port();
+    let acme = format!("acme: {{directory: \"http://{}/\", domains: [a.example], storage: acme}}", nowhere.address());
+    let edge = Edge::start(&[], &acme, "");
+    for version in [&TLS12, &TLS13] {
+        let client = Client::with(&authority, None, &[version]);
+        let refused = |name: &str| client.connect(edge.address(), name, Deadline::standard()).err().unwrap().to_string();
+        assert!(refused("b.example").contains("UnrecognisedName"), "{version:?} {}", refused("b.example"));
+        assert!(refused("a.example").contains("invalid peer certificate"), "{version:?} {}", refused("a.example"));
+    }
+    edge.until_failures("unknown_name", 2);
+}
+
+#[test]
+fn a_client_whose_certificate_has_ended_since_resumes_nothing() {
+    let (authority, clients) = (Authority::new("ca"), Authority::new("clients"));
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["a.example"]).write(directory.path(), "a");
+    put(&directory.path().join("clients.pem"), clients.pem());
+    let edge = Edge::run(directory, &configuration(&format!("{ONE}, client_auth: {{ca: clients.pem}}"), "", ""));
+    // Long enough for a slow machine to shake hands twice with each version.
+    let ends = SystemTime::now() + Duration::from_secs(10);
+    let ann = clients.issue_as(&[], &PKCS_ECDSA_P256_SHA256, |params| params.not_after = ends.into());
+    let known = [&TLS12, &TLS13].map(|version| Client::with(&authority, Some(&ann), &[version]));
+    let ask = |client: &Client| {
+        let mut connection = client.connect(edge.address(), "a.example", Deadline::standard())?;
+        let status = connection.get("/", "a.example")?.0;
+        Ok::<_, std::io::Error>((status, connection.0.conn.handshake_kind()))
+    };
+    for client in &known {
+        assert_eq!(ask(client).unwrap(), (200, Some(HandshakeKind::Full)));
+        assert_eq!(ask(client).unwrap(), (200, Some(HandshakeKind::Resumed)));
+    }
+    for client in &known {
+        let deadline = Deadline::standard();
+        while let Ok(let_in) = ask(client) {
+            assert_eq!(let_in, (200, Some(HandshakeKind::Resumed)));
+            assert!(!deadline.passed(), "still let in");
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert!(SystemTime::now() + Duration::from_secs(1) >= ends);
+    }
+    edge.until_failures("client_certificate", 2);
+}
+
+#[test]
+fn issuers_of_clients_are_followed_while_they_are_asked_for() {
+    let (authority, old, new) = (Authority::new("ca"), Authority::new("old"), Authority::new("new"));
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(&["a.example"]).write(directory.path(), "a");
+    put(&directory.path().join("clients.pem"), old.pem());
+    let edge = Edge::run(directory, &configuration(&format!("{ONE}, client_auth: {{ca: clients.pem}}"), "", ""));
+    let (ann, bob) = (old.client("ann"), new.client("bob"));
+    let asked = |own: &Issued| {
+        let client = Client::with(&authority, Some(own), &[&TLS13]);
+        client.connect(edge.address(), "a.example", Deadline::standard())?.get("/", "a.example").map(|(status, _)| status)
+    };
+    assert_eq!(asked(&ann).unwrap(), 200);
+    assert!(asked(&bob).is_err());
+    put(&edge.path().join("clients.pem"), new.pem());
+    edge.log("issuers of client certificates renewed");
+    assert!(asked(&ann).is_err());
+    assert_eq!(asked(&bob).unwrap(), 200);
+    // What can't be read lets in whom it let in before.
+    put(&edge.path().join("clients.pem"), "nothing of the kind");
+    edge.log("certificate can't be renewed, the one before stays in force");
+    assert_eq!(asked(&bob).unwrap(), 200);
 }
 
 // covers: listeners.http2

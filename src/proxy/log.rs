@@ -155,8 +155,12 @@ fn report(ctx: &Ctx, failure: &Error) {
 
 /// Pingora refused a request, with an answer that is no more than a head: two `Host` fields, say.
 pub(crate) fn refused_unseen(listener: &str, client: Client, scheme: Scheme, observers: &Observers) {
-    let refusal = Refused { status: 400, reason: "ambiguous_head", listener, client, scheme, seen: b"" };
-    refused(&refusal, RequestId::mint(), Some(0), observers);
+    refused_barely(&Refused { status: 400, reason: "ambiguous_head", listener, client, scheme, seen: b"" }, observers);
+}
+
+/// A request was refused, with a head and nothing behind it.
+pub(crate) fn refused_barely(refusal: &Refused<'_>, observers: &Observers) {
+    refused(refusal, RequestId::mint(), Some(0), observers);
 }
 
 /// A connection was closed without an answer: who sent this does not speak HTTP.

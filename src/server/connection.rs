@@ -140,7 +140,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
             }
             Next::Http2 if http2 && served == 0 => {
                 let origin = Origin { client, scheme, tls };
-                return Box::pin(http2::serve(conn.into_http2(), origin, &clock, &listener, limits)).await;
+                return Box::pin(http2::serve(conn, origin, &clock, &listener, limits)).await;
             }
             Next::Http2 => return Box::pin(refuse(conn, 505, "http2_not_enabled", &listener, client, scheme)).await,
             Next::Refused(status, reason) => return Box::pin(refuse(conn, status, reason, &listener, client, scheme)).await,

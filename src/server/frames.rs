@@ -40,6 +40,9 @@ pub(super) struct Frames {
     head: [u8; HEAD],
     /// How much of the head has come.
     have: usize,
+    /// The last stream that was opened, and how many were.
+    last: u32,
+    opened: u32,
     control: Purse,
     updates: Purse,
     resets: Purse,
@@ -48,7 +51,7 @@ pub(super) struct Frames {
 impl Frames {
     /// Before the preface.
     pub(super) fn new() -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], have: 0, control: CONTROL, updates: UPDATES, resets: RESETS }
+        Self { skip: PREFACE, head: [0; HEAD], have: 0, last: 0, opened: 0, control: CONTROL, updates: UPDATES, resets: RESETS }
     }
 
     /// So many bytes went to the client.
@@ -88,6 +91,11 @@ impl Frames {
             // HEADERS
             1 => {
                 self.resets.earn(RESETS_PER_STREAM);
+                let stream = u32::from_be_bytes([self.head[5] & 0x7f, self.head[6], self.head[7], self.head[8]]);
+                if stream > self.last {
+                    self.last = stream;
+                    self.opened = self.opened.saturating_add(1);
+                }
                 true
             }
             // RST_STREAM
@@ -96,6 +104,11 @@ impl Frames {
             8 => self.updates.spend(now()),
             _ => self.control.spend(now()),
         }
+    }
+
+    /// How many streams have been opened.
+    pub(super) fn opened(&self) -> u32 {
+        self.opened
     }
 
     /// How many bytes belong to the frame whose head has passed last: what has to pass before another frame may begin.
@@ -180,6 +193,18 @@ mod tests {
         // A client that gives up on a third of its requests.
         let third = [frame(1, 5, 20), frame(1, 5, 20), frame(1, 5, 20), frame(3, 0, 4)].concat();
         assert_eq!(passing(&mut begun(), &third, 10_000), 10_000);
+    }
+
+    #[test]
+    fn a_stream_is_opened_once() {
+        let on = |stream: u8| {
+            let mut frame = frame(1, 4, 20);
+            frame[8] = stream;
+            frame
+        };
+        let mut frames = begun();
+        assert_eq!(frames.take(&[on(1), on(3), on(1), on(3), on(9)].concat(), Instant::now), None);
+        assert_eq!(frames.opened(), 3);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::Method;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
@@ -13,8 +14,9 @@ use tokio::sync::Notify;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_silently};
+use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_barely, refused_silently};
 use crate::server::listeners::Listener;
+use crate::server::refusals::Refusals;
 use crate::server::stream::Conn;
 use crate::tls::TlsSession;
 
@@ -35,7 +37,9 @@ pub(super) struct Origin {
 /// Serves an HTTP/2 connection until it ends.
 pub(super) async fn serve(conn: Conn, origin: Origin, clock: &Clock, listener: &Arc<Listener>, limits: ListenerLimits) {
     let (client, scheme) = (origin.client, origin.scheme);
-    carry(conn, origin, listener, limits).await;
+    let served = Arc::new(AtomicU32::new(0));
+    let conn = conn.into_http2(Refusals::new(listener.clone(), client, scheme, served.clone()));
+    carry(conn, origin, listener, limits, served).await;
     if clock.expired() == Some(Expired::Flood) {
         let (name, observers) = (&*listener.name, &listener.observers);
         let refused = Refused { status: 400, reason: "http2_flood", listener: name, client, scheme, seen: b"" };
@@ -43,7 +47,7 @@ pub(super) async fn serve(conn: Conn, origin: Origin, clock: &Clock, listener: &
     }
 }
 
-async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: ListenerLimits) {
+async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: ListenerLimits, served: Arc<AtomicU32>) {
     let mut options = HttpServerOptions::default();
     options.h2_idle_timeout = limits.idle_timeout;
     let bounds = StreamBounds {
@@ -52,8 +56,7 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
         headers: limits.headers,
         pace: Pace::new(&limits),
     };
-    let (served, full) = (AtomicU32::new(0), Notify::new());
-    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, full, options });
+    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, full: Notify::new(), options });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
@@ -73,7 +76,7 @@ struct Streams {
     limits: ListenerLimits,
     bounds: StreamBounds,
     /// How many requests have come.
-    served: AtomicU32,
+    served: Arc<AtomicU32>,
     /// No more are wanted.
     full: Notify,
     options: HttpServerOptions,
@@ -115,10 +118,18 @@ impl HttpServerApp for Streams {
                 tokio::time::sleep(GRACE).await;
             }
         };
-        tokio::select! {
+        let (status, reason) =
+            if session.req_header().method == Method::CONNECT { (405, "method") } else { (400, "ambiguous_head") };
+        let reused = tokio::select! {
             reused = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,
             () = overdue => None,
+        };
+        if !clock.is_taken() {
+            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
+            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
+            refused_barely(&refused, &self.listener.observers);
         }
+        reused
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -22,6 +22,7 @@ mod private;
 mod process;
 mod proxy_protocol;
 mod ready;
+mod refusals;
 mod reload;
 mod sandbox;
 mod signals;

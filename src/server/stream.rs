@@ -28,6 +28,7 @@ use crate::proxy::{Clock, Downstream, Expired, Pace, Uptake};
 use crate::server::drain::Drain;
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
+use crate::server::refusals::Refusals;
 use crate::server::socket::{Leftover, Rewound, Socket};
 use crate::upstream::Wire;
 
@@ -58,6 +59,8 @@ pub(super) struct Conn {
     timer: Option<Pin<Box<Sleep>>>,
     /// The frames that come, over HTTP/2.
     frames: Option<Box<Frames>>,
+    /// What is refused there.
+    refusals: Option<Box<Refusals>>,
     /// How the client takes what is written.
     uptake: Uptake,
     /// Bytes that went to it, as far as the system.
@@ -83,6 +86,7 @@ impl Conn {
             clock,
             timer: None,
             frames: None,
+            refusals: None,
             uptake: Uptake::default(),
             written: 0,
             pace: Pace::default(),
@@ -139,8 +143,9 @@ impl Conn {
     }
 
     /// Lets everything through, as HTTP/2.
-    pub(super) fn into_http2(mut self) -> Self {
+    pub(super) fn into_http2(mut self, refusals: Refusals) -> Self {
         self.frames = Some(Box::new(Frames::new()));
+        self.refusals = Some(Box::new(refusals));
         self.body = Body::Open;
         self.timer = None;
         self
@@ -434,15 +439,20 @@ impl AsyncRead for Conn {
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.out.len() + bytes.len() <= JOIN {
+        let taken = if this.out.len() + bytes.len() <= JOIN {
             if this.out.is_empty() {
                 // Most answers are a head and a small body: they find room at once.
                 this.out.reserve(bytes.len().max(FIRST));
             }
             this.out.extend_from_slice(bytes);
-            return Poll::Ready(Ok(bytes.len()));
+            bytes.len()
+        } else {
+            ready!(this.poll_through(cx, bytes))?
+        };
+        if let (Some(refusals), Some(frames)) = (&mut this.refusals, &this.frames) {
+            refusals.look(&bytes[..taken], frames.opened(), this.calmed);
         }
-        this.poll_through(cx, bytes)
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

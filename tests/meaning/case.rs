@@ -61,7 +61,7 @@ pub(crate) enum Then {
 #[derive(Debug, Clone)]
 pub(crate) enum Verdict {
     /// The client is told so, nothing whole reaches the origin, and the connection closes. Without a reason: HTTP/2's framing refuses
-    /// it, and Pingora keeps no record.
+    /// it, for some reason.
     Refused(Option<(u16, String)>),
     /// The body breaks after its head may have gone on: no whole request reaches the origin, and both sides are closed.
     Aborted(String),

@@ -195,6 +195,7 @@ impl Stage {
     fn reason(&self, case: &Case, lines: usize, deadline: Deadline) -> Result<(), String> {
         let reason = match &case.verdict {
             Verdict::Refused(Some((_, reason))) | Verdict::Aborted(reason) => format!("\"reason\":\"{reason}\""),
+            Verdict::Refused(None) => "\"party\":\"client\"".to_owned(),
             _ => return Ok(()),
         };
         let found =

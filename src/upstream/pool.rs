@@ -205,6 +205,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_thread_that_has_none_takes_another_s() {
+        let (pool, room, now) = (Arc::new(Pool::new()), Room::new(8, 1), Instant::now());
+        let (near, _far) = pair().await;
+        pool.put(near, ANY, None, now, &room);
+        let there = pool.clone();
+        let taken = std::thread::spawn(move || (shard(), there.take(ANY, now).is_some())).join().unwrap();
+        assert!(taken.0 != shard() && taken.1 && pool.take(ANY, now).is_none());
+    }
+
+    #[tokio::test]
     async fn other_settings_leave_nothing_behind() {
         let (pool, room, now) = (Pool::new(), Room::new(8, 1), Instant::now());
         let (near, mut far) = pair().await;

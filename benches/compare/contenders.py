@@ -11,8 +11,9 @@ import subprocess
 
 LOG_JSON = "access_log: {format: json, output: {file: %s}}\n"
 RAVELIN_TLS = """    tls: {certificates: [{cert: %s, key: %s}]}
-    limits: {handshakes_per_client: none, connections_per_client: none}
 """
+# The bench is one client, with few connections: what is meant for one of many would end it.
+RAVELIN_LIMITS = "    limits: {handshakes_per_client: none, connections_per_client: none, requests_per_connection: none}\n"
 LOG_NONE = "access_log: {output: none}\n"
 
 
@@ -36,7 +37,7 @@ upstream_keepalive_pool_size: 512
 listeners:
   web:
     address: 127.0.0.1:{port}
-{RAVELIN_TLS % tls if tls else ""}upstreams:
+{RAVELIN_TLS % tls if tls else ""}{RAVELIN_LIMITS}upstreams:
   services:
     endpoints: [{", ".join(endpoints)}]
     balance: round_robin

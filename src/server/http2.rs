@@ -1,7 +1,10 @@
 //! HTTP/2 connections: the framing is Pingora's; each stream enters the proxy like any other request.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -70,6 +73,27 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
     serving.await;
 }
 
+/// Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
+async fn in_time<T>(clock: &Clock, exchange: impl Future<Output = Option<T>>) -> Option<T> {
+    let mut exchange = pin!(exchange);
+    let mut timer = pin!(clock.timer());
+    loop {
+        let done = poll_fn(|cx| match exchange.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => clock.poll_expiry(timer.as_mut(), cx).map(|_| None),
+        });
+        if let Some(done) = done.await {
+            return done;
+        }
+        // Before the head of a response, what passed may still become a 504, or be asked for once more elsewhere.
+        match tokio::time::timeout(GRACE, exchange.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) if clock.expired().is_some() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
 struct Streams {
     listener: Arc<Listener>,
     origin: Origin,
@@ -110,20 +134,10 @@ impl HttpServerApp for Streams {
             last: false,
             observers: self.listener.observers.clone(),
         });
-        // Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
-        let overdue = async {
-            // Before the head of a response, what passed may still become a 504, or be asked for once more elsewhere.
-            while clock.expired().is_none() {
-                clock.expiry().await;
-                tokio::time::sleep(GRACE).await;
-            }
-        };
         let (status, reason) =
             if session.req_header().method == Method::CONNECT { (405, "method") } else { (400, "ambiguous_head") };
-        let reused = tokio::select! {
-            reused = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown)) => reused,
-            () = overdue => None,
-        };
+        let serving = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown));
+        let reused = in_time(&clock, serving).await;
         if !clock.is_taken() {
             let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
             let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };

@@ -171,6 +171,9 @@ cases! {
     listener_without_address: "listeners: {http: {}}\n".to_owned() + ROUTES;
     listener_bad_addresses: "listeners:\n  a: {address: 80}\n  b: {address: \"*:80\"}\n  c: {address: example.com:80}\n  d: {address: 127.0.0.1}\n  e: {address: \"unix:\"}\n".to_owned() + ROUTES;
     listener_same_address: "listeners:\n  a: {address: 127.0.0.1:80}\n  b: {address: localhost:80}\n  c: {address: 127.0.0.1:0}\n  d: {address: 127.0.0.1:0}\n".to_owned() + ROUTES;
+    listener_addresses_that_cover_others: "listeners:\n  a: {address: 0.0.0.0:80}\n  b: {address: \"[::]:80\"}\n  c: {address: 127.0.0.1:81}\n  d: {address: 0.0.0.0:81}\n  e: {address: \"[::1]:82\"}\n  f: {address: 0.0.0.0:82}\n".to_owned() + ROUTES;
+    listener_leads_to_no_https: "listeners: {http: {address: 127.0.0.1:80, redirect_to_https: true}}\n".to_owned() + ROUTES;
+    listener_believes_everybody: "listeners:\n  http:\n    address: 127.0.0.1:80\n    proxy_protocol: {trust: [0.0.0.0/0]}\n    trust_forwarded: {from: [\"::/0\", 10.0.0.0/8]}\n".to_owned() + ROUTES;
     listener_mode_without_a_socket: "listeners: {http: {address: 127.0.0.1:80, mode: \"0660\"}}\n".to_owned() + ROUTES;
     listener_bad_mode: "listeners: {http: {address: unix:/run/a.sock, mode: rw}}\n".to_owned() + ROUTES;
     listener_http2_is_a_word: "listeners: {http: {address: 127.0.0.1:80, http2: yes}}\n".to_owned() + ROUTES;

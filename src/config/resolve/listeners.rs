@@ -1,6 +1,7 @@
 //! Listeners: two cannot share an address.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use super::Resolver;
 use crate::config::file::NamedEntry;
@@ -41,7 +42,48 @@ impl Resolver<'_> {
             }
             listeners.push(Named { name: entry.name, value: listener });
         }
+        self.covered(&listeners);
+        self.leads_to_https(&listeners);
         listeners
+    }
+
+    /// An address of all interfaces takes the port from every other; that of IPv6 from IPv4's too.
+    fn covered(&mut self, listeners: &[Named<Listener>]) {
+        let tcp = |listener: &Named<Listener>| match listener.value.address.value {
+            ListenAddress::Tcp(address) if address.port() != 0 => Some(address),
+            _ => None,
+        };
+        let covers = |wide: SocketAddr, narrow: SocketAddr| {
+            wide != narrow
+                && wide.port() == narrow.port()
+                && wide.ip().is_unspecified()
+                && (wide.is_ipv6() || narrow.is_ipv4())
+                && !(narrow.ip().is_unspecified() && narrow.is_ipv6())
+        };
+        for narrow in listeners {
+            let Some(address) = tcp(narrow) else { continue };
+            let Some(wide) = listeners.iter().find(|wide| tcp(wide).is_some_and(|wide| covers(wide, address))) else { continue };
+            let message = format!("the listener `{}` takes this address already, as one of `{}`", *wide.name, *wide.value.address);
+            let diagnostic = Diagnostic::error(narrow.value.address.span, message);
+            let hint = "remove one of them: `[::]:PORT` takes IPv4 too";
+            self.report.push(diagnostic.hint(hint).related(wide.value.address.span, "the other address"));
+        }
+    }
+
+    /// Clients that are told to come by https must find somebody there.
+    fn leads_to_https(&mut self, listeners: &[Named<Listener>]) {
+        if listeners.iter().any(|listener| listener.value.tls.is_some()) {
+            return;
+        }
+        for listener in listeners {
+            let believes = listener.value.trust_forwarded.is_some();
+            let Some(redirect) = listener.value.redirect_to_https.as_ref().filter(|redirect| redirect.value && !believes) else {
+                continue;
+            };
+            let message = "no listener has `tls`, and nobody is believed who had https: clients are sent round in circles, or to nobody";
+            let hint = "add a listener with `tls`; behind a proxy that takes TLS off, name it in `trust_forwarded`";
+            self.report.push(Diagnostic::warning(redirect.span, message).hint(hint));
+        }
     }
 
     /// Whether a listener can prove who it is.
@@ -88,6 +130,13 @@ impl Resolver<'_> {
         if let Some(section) = listener.trust_forwarded.as_ref().filter(|section| section.from.is_empty() && !unix) {
             let diagnostic = Diagnostic::error(section.span, "`trust_forwarded` believes nobody: it would do nothing");
             self.report.push(diagnostic.hint("name the networks of your proxies, such as `{from: [10.0.0.0/8]}`"));
+        }
+        let trusted = listener.proxy_protocol.iter().flat_map(|section| &section.trust);
+        let believed = listener.trust_forwarded.iter().flat_map(|section| &section.from);
+        for anybody in trusted.chain(believed).filter(|network| network.prefix_len() == 0) {
+            let message = "every client may say where it comes from: routes, limits and logs that rest on addresses can be forged";
+            let diagnostic = Diagnostic::warning(anybody.span, message);
+            self.report.push(diagnostic.hint("name the networks of your proxies, such as 10.0.0.0/8"));
         }
     }
 }

@@ -234,3 +234,29 @@ fn a_file_that_is_a_link_is_replaced_by_moving_the_link() {
     ravelin.wait_for_log("cause=SIGHUP", Deadline::standard()).unwrap();
     assert_eq!(generation(&ravelin), 1, "{}", ravelin.log().text());
 }
+
+/// Files that `include` finds by a pattern come and go.
+#[test]
+fn files_of_a_pattern_are_watched_as_they_come_and_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    fs::create_dir(place("conf.d")).unwrap();
+    let route = |name: &str| format!("routes: {{{name}: {{match: {{paths: [/{name}]}}, respond: {{}}}}}}\n");
+    fs::write(place("conf.d/a.yaml"), route("a")).unwrap();
+    let file = "reload: watch\nlisteners: {main: {address: 127.0.0.1:0}}\ninclude: [conf.d/*.yaml]\n";
+    fs::write(place("ravelin.yaml"), file).unwrap();
+    let mut ravelin = support::Launch::new(directory.path()).spawn().unwrap();
+    ravelin.ready(1, Deadline::standard()).unwrap();
+    let status = |path: &str| support::get(ravelin.address(), path);
+    assert_eq!((status("/a"), status("/b")), (200, 404));
+    let until = |generation: &str| {
+        let wanted = format!("configuration reloaded cause=watch generation={generation} ");
+        assert!(ravelin.wait_for_log(&wanted, Deadline::standard()).is_some(), "{}", ravelin.log().text());
+    };
+    fs::write(place("conf.d/b.yaml"), route("b")).unwrap();
+    until("2");
+    assert_eq!((status("/a"), status("/b")), (200, 200));
+    fs::remove_file(place("conf.d/a.yaml")).unwrap();
+    until("3");
+    assert_eq!((status("/a"), status("/b")), (404, 200));
+}

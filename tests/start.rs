@@ -46,8 +46,8 @@ fn a_second_process_with_the_same_file_ends_and_the_first_goes_on() {
     write(&format!("main: {{address: \"{tcp}\"}}"), &unix);
     let first = serving(directory.path());
     let message = refused(directory.path());
-    assert!(message.contains(&format!("listener `main`: can't listen on {tcp}: another process listens there")), "{message}");
-    assert!(message.contains(&format!("ss -ltnp 'sport = :{}'", port.port())), "{message}");
+    assert!(message.contains(&format!("listener `main`: can't listen on {tcp}: the address is in use")), "{message}");
+    assert!(message.contains(&format!("ss -tanp 'sport = :{}'", port.port())), "{message}");
     // The second has taken nothing away: not the address, not the file of the socket.
     assert_eq!((get(&tcp, "/"), get(&unix, "/healthz")), (200, 200));
     drop(first);
@@ -155,5 +155,33 @@ fn an_old_kernel_is_served_on_with_a_warning() {
     child.wait().unwrap();
     for words in ["this kernel has no Landlock", "seccomp can't be used", "landlock=missing seccomp=missing", "listening on"] {
         assert!(said.contains(words), "{words}\n{said}");
+    }
+}
+
+/// Whoever finds the process may signal it at once: no moment of its start leaves that to the system, which would end it.
+#[test]
+fn signals_that_come_before_the_first_request_are_kept() {
+    for signal in [Signal::HUP, Signal::USR1, Signal::TERM] {
+        let directory = tempfile::tempdir().unwrap();
+        let pid_file = directory.path().join("ravelin.pid");
+        let file = format!(
+            "pid_file: {}\nlisteners: {{main: {{address: 127.0.0.1:0}}}}\nroutes: {{all: {{respond: {{}}}}}}\n",
+            pid_file.display()
+        );
+        fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+        let mut ravelin = Launch::new(directory.path()).spawn().unwrap();
+        let deadline = Deadline::standard();
+        while fs::read(&pid_file).unwrap_or_default().is_empty() {
+            assert!(!deadline.passed(), "{}", ravelin.log().text());
+            std::thread::yield_now();
+        }
+        ravelin.signal(signal).unwrap();
+        if signal == Signal::TERM {
+            let status = ravelin.wait_for_exit(Deadline::standard()).unwrap();
+            assert!(status.success(), "{status}\n{}", ravelin.log().text());
+        } else {
+            ravelin.ready(1, deadline).unwrap_or_else(|problem| panic!("{signal:?}: {problem}\n{}", ravelin.log().text()));
+            assert_eq!(get(ravelin.address(), "/"), 200);
+        }
     }
 }

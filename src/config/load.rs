@@ -19,6 +19,21 @@ use crate::config::{
 /// More files than anybody writes.
 const MAX_FILES: usize = 1000;
 
+/// What `include` means by a pattern.
+const GLOB: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+/// The files that a pattern of [`Report::patterns`] finds now.
+pub(crate) fn found_by(pattern: &str) -> Vec<PathBuf> {
+    let found = glob::glob_with(pattern, GLOB).into_iter().flatten();
+    found.filter_map(Result::ok).filter(|path| !path.is_dir()).collect()
+}
+
+/// Whether a pattern finds a file of this name, if there is one.
+pub(crate) fn would_find(pattern: &str, path: &Path) -> bool {
+    Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, GLOB))
+}
+
 /// Reads a configuration file. There is a `Config` if, and only if, the report has no errors; it may have warnings.
 pub fn load(path: &Path, catalog: &dyn Catalog, environment: Environment<'_>) -> (Option<Config>, Report) {
     sound(load_partial(path, catalog, environment))
@@ -171,10 +186,13 @@ impl Loader<'_> {
         // An absolute pattern takes the place of the directory.
         let escaped = Pattern::escape(&directory.to_string_lossy());
         let full = Path::new(&escaped).join(&pattern.value);
-        let options = MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
         let shown = self.report.shown(pattern.span, pattern);
-        let found = match glob::glob_with(&full.to_string_lossy(), options) {
-            Ok(found) => found,
+        let full = full.to_string_lossy();
+        let found = match glob::glob_with(&full, GLOB) {
+            Ok(found) => {
+                self.report.searched(full.into_owned());
+                found
+            }
             Err(error) => {
                 self.report.push(Diagnostic::error(pattern.span, format!("`{shown}` is no pattern: {}", error.msg)));
                 return None;

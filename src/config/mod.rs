@@ -61,7 +61,7 @@ pub use hardening::Hardening;
 pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded, Underscores};
 pub use load::{load, parse};
-pub(crate) use load::{load_partial, load_with_tests};
+pub(crate) use load::{found_by, load_partial, load_with_tests, would_find};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};
 pub use mirror::Mirror;
 pub use observe::{AccessLog, LogFormat, LogOutput};

@@ -18,6 +18,8 @@ pub struct Report {
     sources: Vec<Source>,
     /// Files beside the sources that were read, such as bodies of errors.
     others: Vec<PathBuf>,
+    /// Patterns by which files were found.
+    patterns: Vec<String>,
     /// Files that are followed by themselves, whatever becomes of the configuration: certificates and the like.
     followed: Vec<PathBuf>,
     diagnostics: Vec<Diagnostic>,
@@ -161,6 +163,16 @@ impl Report {
     /// Notes that a file was read that is no source: nothing points into it.
     pub(crate) fn also_read(&mut self, file: PathBuf) {
         self.others.push(file);
+    }
+
+    /// Notes a pattern by which files are found: there may be others another time.
+    pub(crate) fn searched(&mut self, pattern: String) {
+        self.patterns.push(pattern);
+    }
+
+    /// The patterns by which files were found.
+    pub(crate) fn patterns(&self) -> &[String] {
+        &self.patterns
     }
 
     /// Notes a file that is looked at again and again while the configuration is in force.

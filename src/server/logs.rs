@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::sys::signal::Signal::SIGUSR1;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::observe::{AccessLog, Observers};
+use crate::server::signals::release;
 
 /// How often lines that were held back are told of.
 const HELD: Duration = Duration::from_secs(5);
@@ -34,6 +36,9 @@ impl BackgroundService for Logs {
             log.start();
         }
         let rotate = signal(SignalKind::user_defined1());
+        if rotate.is_ok() {
+            release(&[SIGUSR1]);
+        }
         ready.notify_ready();
         let rotating = async {
             match rotate {

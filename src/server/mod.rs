@@ -131,6 +131,7 @@ struct Seat {
 /// # Errors
 /// An address can't be bound, the process can't become the user that is configured, or a log can't be opened.
 pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Start) -> Result<(), StartError> {
+    signals::hold();
     process::raise_descriptor_limit();
     let seat = take_seat(&compiled.boot, start)?;
     let user = process::future_user(&compiled.boot.pingora)?;
@@ -226,7 +227,7 @@ fn settle(
         pid_file.write()?;
     }
     process::drop_privileges(&boot.pingora)?;
-    let files = report.files();
+    let (files, patterns) = (report.files(), report.patterns().to_vec());
     // Before the first thread: what starts later has no more rights than this.
     let sandbox = Sandbox::enter(boot.hardening, places);
     // As the user who will have to open it again when it is rotated.
@@ -245,7 +246,7 @@ fn settle(
         boot.pingora.threads,
     );
     let store = Arc::new(Store::new(snapshot));
-    let first = First { tasks, reload, files, sandbox };
+    let first = First { tasks, reload, files, patterns, sandbox };
     run(boot, Configured { load, first, store, observers }, seat, launcher)?;
     log::info!("stopped");
     Ok(())

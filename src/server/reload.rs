@@ -3,12 +3,13 @@
 //! A reload comes through the same parse and compile as a start. It is taken whole or not at all: a file with a mistake, or one that
 //! changes what only a new process can, leaves everything as it was and says why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use nix::sys::signal::Signal::SIGHUP;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::ServiceReadyNotifier;
 use pingora_core::services::background::BackgroundService;
@@ -20,7 +21,7 @@ use crate::filter::TaskFuture;
 use crate::observe::metrics;
 use crate::runtime::{Compiled, InForce, Snapshot, Store, Upkeep};
 use crate::server::sandbox::Sandbox;
-use crate::server::signals::Caught;
+use crate::server::signals::{Caught, release};
 use crate::server::supervisor;
 use crate::tls::Change;
 
@@ -48,6 +49,7 @@ pub(super) struct First {
     pub(super) tasks: Vec<TaskFuture>,
     pub(super) reload: config::Reload,
     pub(super) files: Vec<PathBuf>,
+    pub(super) patterns: Vec<String>,
     pub(super) sandbox: Sandbox,
 }
 
@@ -56,8 +58,12 @@ struct Current {
     upkeep: Upkeep,
     reload: config::Reload,
     files: Vec<PathBuf>,
+    /// By which further files are found.
+    patterns: Vec<String>,
     sandbox: Sandbox,
     stamps: Stamps,
+    /// Files that a pattern had found and that were not there when last looked at.
+    gone: BTreeSet<PathBuf>,
     /// Counts configurations: 1 is the one of the start.
     generation: u64,
 }
@@ -111,7 +117,8 @@ impl Configuration {
             }
         };
         current.files = report.files();
-        current.stamps = stamps(&current.files);
+        current.patterns = report.patterns().to_vec();
+        current.stamps = stamps(&current.files, &current.patterns);
         let followed = report.followed().to_vec();
         for file in current.sandbox.outside(&current.files).into_iter().chain(current.sandbox.outside(&followed)) {
             log::error!(
@@ -171,21 +178,24 @@ impl BackgroundService for Configuration {
             (Ok(hangup), Ok(caught)) => (hangup, caught),
             (Err(error), _) | (_, Err(error)) => return log::error!("signals can't be handled error={error}"),
         };
+        release(&[SIGHUP]);
         if let Some(signals) = self.signals.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // If nobody takes them the process is about to end.
             let _ = signals.send(caught);
         }
-        let Some(First { tasks, reload, files, sandbox }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let Some(First { tasks, reload, files, patterns, sandbox }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
         else {
             return;
         };
-        let stamps = stamps(&files);
+        let stamps = stamps(&files, &patterns);
         let mut current = Current {
             upkeep: Upkeep::new(shutdown.clone(), self.settled.clone()),
             reload,
             files,
+            patterns,
             sandbox,
             stamps,
+            gone: BTreeSet::new(),
             generation: 1,
         };
         let snapshot = self.store.load();
@@ -217,9 +227,15 @@ impl BackgroundService for Configuration {
 }
 
 impl Current {
-    /// Whether a file has changed and is at rest: one that is being written is looked at again.
+    /// Whether a file has changed and is at rest: one that is being written is looked at again. Where files are found by a pattern they may
+    /// come and go; one that is missing twice is gone, and is not about to be replaced.
     fn changed(&mut self) -> bool {
-        let now = stamps(&self.files);
+        let mut now = stamps(&self.files, &self.patterns);
+        let found = |path: &PathBuf| self.patterns.iter().any(|pattern| config::would_find(pattern, path));
+        let missing: BTreeSet<PathBuf> =
+            now.iter().filter(|(path, stamp)| stamp.is_none() && found(path)).map(|(path, _)| path.clone()).collect();
+        now.retain(|path, _| !(missing.contains(path) && self.gone.contains(path)));
+        self.gone = missing;
         if now == self.stamps {
             return false;
         }
@@ -246,10 +262,11 @@ fn tell(listener: &str, change: &Change) {
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Stamps {
+fn stamps(files: &[PathBuf], patterns: &[String]) -> Stamps {
     let stamp = |path: &PathBuf| {
         let metadata = std::fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    files.iter().map(|path| (path.clone(), stamp(path))).collect()
+    let found = patterns.iter().flat_map(|pattern| config::found_by(pattern));
+    files.iter().cloned().chain(found).map(|path| (path.clone(), stamp(&path))).collect()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::server::engine::Engine;
 use async_trait::async_trait;
+use nix::sys::signal::{SigSet, Signal as HeldSignal};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,6 +51,24 @@ pub(super) struct Caught {
     quit: Signal,
 }
 
+/// Signals that end a process which does not handle them yet. One that comes before it does waits instead; SIGINT, which comes from whoever
+/// sits there, does not.
+const HELD: [HeldSignal; 4] = [HeldSignal::SIGHUP, HeldSignal::SIGTERM, HeldSignal::SIGQUIT, HeldSignal::SIGUSR1];
+
+/// Keeps signals waiting. All threads that are started from here on do so too.
+pub(super) fn hold() {
+    if let Err(error) = HELD.into_iter().collect::<SigSet>().thread_block() {
+        log::warn!("signals can't be held back until they are handled error={error}");
+    }
+}
+
+/// Lets these come, by way of this thread, which goes on as long as the process: they are handled now.
+pub(super) fn release(signals: &[HeldSignal]) {
+    if let Err(error) = signals.iter().copied().collect::<SigSet>().thread_unblock() {
+        log::error!("signals can't be received error={error}");
+    }
+}
+
 /// What a signal asks for.
 enum Asked {
     Stop,
@@ -60,7 +79,9 @@ impl Caught {
     /// Catches them. This comes before the first listener accepts.
     pub(super) fn new() -> io::Result<Self> {
         let [terminate, interrupt, quit] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
-        Ok(Self { terminate: terminate?, interrupt: interrupt?, quit: quit? })
+        let caught = Self { terminate: terminate?, interrupt: interrupt?, quit: quit? };
+        release(&[HeldSignal::SIGTERM, HeldSignal::SIGQUIT]);
+        Ok(caught)
     }
 
     async fn next(&mut self) -> Asked {

@@ -216,3 +216,17 @@ fn what_takes_too_long_is_cut_visibly() {
     let cut = ravelin.stdout().lines().iter().filter(|line| line.contains("\"reason\":\"cut_off\"")).count();
     assert_eq!(cut, 2, "{}", ravelin.stdout().text());
 }
+
+/// The end of an HTTP/2 connection is agreed on with a PING. A client that sleeps, or is cut off, answers none.
+#[test]
+fn a_silent_http2_client_does_not_hold_up_the_end() {
+    let (origin, _) = origin();
+    let mut ravelin = start(&origin, "");
+    let mut client = std::net::TcpStream::connect(ravelin.address()).unwrap();
+    // The preface, empty settings, and nothing ever after.
+    std::io::Write::write_all(&mut client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    std::io::Read::read_exact(&mut client, &mut [0; 9]).unwrap();
+    let (status, took) = stop(&mut ravelin, Signal::TERM);
+    assert!(status.success(), "{status}");
+    assert!(!ravelin.log().text().contains("connections cut"), "{took:?}\n{}", ravelin.log().text());
+}

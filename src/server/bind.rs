@@ -234,7 +234,11 @@ fn remove_stale(path: &Path, kind: Type) -> io::Result<()> {
 fn explain(error: &io::Error, address: &ListenAddress) -> String {
     match (error.kind(), address) {
         (ErrorKind::AddrInUse, ListenAddress::Tcp(address)) => {
-            format!("another process listens there (to see which: ss -ltnp 'sport = :{}')", address.port())
+            let port = address.port();
+            format!(
+                "the address is in use: another process listens there, or has a connection from there (to see which: ss -tanp 'sport = \
+                 :{port}')"
+            )
         }
         (ErrorKind::AddrInUse, ListenAddress::Unix(path)) => {
             format!("another process listens there (to see which: ss -lxp src {})", path.display())
@@ -266,7 +270,7 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error = bind(&address.to_string()).err().unwrap().to_string();
-        assert!(error.contains(&format!("listener `main`: can't listen on {address}: another process")), "{error}");
+        assert!(error.contains(&format!("listener `main`: can't listen on {address}: the address is in use")), "{error}");
     }
 
     #[test]

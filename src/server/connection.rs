@@ -27,6 +27,8 @@ use crate::upstream::Wire;
 
 /// How long a refused client may take to hear of it.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same while the process stops.
+const STOPPING_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A connection that was just accepted.
 pub(super) struct Accepted {
@@ -254,8 +256,12 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Arc<Conne
 async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client, scheme: Scheme) {
     let refused = Refused { status, reason, listener: &listener.name, client, scheme, seen: conn.ahead() };
     let answer = refusal(&refused, listener.store.load().errors(), &listener.observers);
+    let stopping = async {
+        listener.drain.closing().await;
+        tokio::time::sleep(STOPPING_TIMEOUT).await;
+    };
     // A client that does not listen is left.
-    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, async {
+    let said = tokio::time::timeout(REFUSAL_TIMEOUT, async {
         conn.say_last(answer).await?;
         // What it still sends is read, or its own side would take the answer away with a reset (RFC 9112 §9.6).
         let mut left = 64;
@@ -263,6 +269,9 @@ async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Li
             left -= 1;
         }
         std::io::Result::Ok(())
-    })
-    .await;
+    });
+    tokio::select! {
+        _ = said => {}
+        () = stopping => {}
+    }
 }

@@ -26,6 +26,9 @@ use crate::tls::TlsSession;
 /// How much longer than its time an exchange may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long a client may take to say that it has seen the end of the connection, once it has no request on it.
+const UNANSWERED: Duration = Duration::from_secs(2);
+
 /// Room for pseudo-fields in a list of fields.
 const PSEUDO: usize = 8;
 
@@ -59,7 +62,8 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
         headers: limits.headers,
         pace: Pace::new(&limits),
     };
-    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, full: Notify::new(), options });
+    let open = AtomicU32::new(0);
+    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, open, full: Notify::new(), options });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
@@ -70,7 +74,15 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
     }
     // The receiver lives in this function: sending can't fail.
     let _ = stop.send(true);
-    serving.await;
+    // The end of the connection is agreed on with a PING, which a client that sleeps or is cut off never answers.
+    let mut tick = tokio::time::interval(UNANSWERED / 4);
+    let mut idle = 0;
+    while idle < 4 {
+        tokio::select! {
+            _ = &mut serving => return,
+            _ = tick.tick() => idle = if app.open.load(Ordering::Relaxed) == 0 { idle + 1 } else { 0 },
+        }
+    }
 }
 
 /// Streams share a connection, so its reads can't tell one that its time is up: the exchange is dropped, which resets it.
@@ -101,9 +113,27 @@ struct Streams {
     bounds: StreamBounds,
     /// How many requests have come.
     served: Arc<AtomicU32>,
+    /// How many are not over.
+    open: AtomicU32,
     /// No more are wanted.
     full: Notify,
     options: HttpServerOptions,
+}
+
+/// A request; it counts for as long as it lives.
+struct OpenStream<'a>(&'a AtomicU32);
+
+impl<'a> OpenStream<'a> {
+    fn of(open: &'a AtomicU32) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for OpenStream<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[async_trait]
@@ -113,6 +143,7 @@ impl HttpServerApp for Streams {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        let _open = OpenStream::of(&self.open);
         let served = self.served.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
             self.full.notify_one();

@@ -46,6 +46,9 @@ impl Drop for Folder {
     }
 }
 
+/// More than any pid takes.
+const PID_SIZE: u64 = 32;
+
 /// A pid file, locked for as long as the process lives.
 #[derive(Debug)]
 pub(super) struct PidFile {
@@ -72,6 +75,7 @@ impl PidFile {
     pub(super) fn claim(path: &Path, upgrade: bool) -> Result<Self, PidFileError> {
         let failed = |reason| PidFileError { path: path.to_owned(), reason };
         let mut file = open(path).map_err(failed)?;
+        is_pid_file(&mut file).map_err(failed)?;
         let mut displaced = None;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if !upgrade {
@@ -129,10 +133,27 @@ fn old(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// A symbolic link is not followed: whoever can write to the folder could point it anywhere.
+/// A symbolic link is not followed: whoever can write to the folder could point it anywhere. Nor is a FIFO waited for.
 fn open(path: &Path) -> io::Result<File> {
-    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(nofollow).open(path)
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(path);
+    opened.map_err(|error| match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => io::Error::new(ErrorKind::AlreadyExists, "a symbolic link is there, which is not followed"),
+        _ => error,
+    })
+}
+
+/// Whether what is there is a pid file, or will be one: what is lost otherwise may be precious.
+fn is_pid_file(file: &mut File) -> io::Result<()> {
+    let other = |what| Err(io::Error::new(ErrorKind::AlreadyExists, what));
+    if !file.metadata()?.is_file() {
+        return other("something else than a file is there");
+    }
+    let mut text = Vec::new();
+    io::Read::by_ref(file).take(PID_SIZE + 1).read_to_end(&mut text)?;
+    file.rewind()?;
+    let is_pid = text.len() as u64 <= PID_SIZE && text.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace());
+    if is_pid { Ok(()) } else { other("the file that is there holds something else than a pid") }
 }
 
 #[cfg(test)]
@@ -180,6 +201,20 @@ mod tests {
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(PidFile::claim(&link, false).is_err());
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn what_is_no_pid_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pid");
+        fs::write(&path, "precious").unwrap();
+        let error = PidFile::claim(&path, false).unwrap_err().to_string();
+        assert!(error.ends_with("the file that is there holds something else than a pid"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::net::UnixListener::bind(&path).unwrap();
+        PidFile::claim(&path, false).unwrap_err();
+        assert!(path.exists());
     }
 
     #[test]

@@ -49,8 +49,10 @@ pub(super) struct LogFile {
     /// Of its directory, at the time when it was opened.
     directory: Option<Identity>,
     looked: Instant,
-    /// Reported, and not over.
-    in_trouble: bool,
+    /// The trouble that was reported, and is not over.
+    trouble: Option<String>,
+    /// Nobody will read what is written: the file has no name any more.
+    orphaned: bool,
 }
 
 /// What tells a file from another of the same name.
@@ -104,12 +106,16 @@ impl Writer {
                 if let Some(new) = named.as_mut().and_then(LogFile::look_after) {
                     self = Self { file: new, torn: false, ..self };
                 }
-                self.write(&buffer, queue);
+                if named.as_ref().is_some_and(|file| file.orphaned) {
+                    queue.failed("the file was removed, and can't be opened anew");
+                } else {
+                    self.write(&buffer, queue);
+                }
             }
             match task {
                 Task::Write => {}
                 Task::WriteAndReopen => {
-                    if let Some(new) = named.as_mut().and_then(LogFile::reopen) {
+                    if let Some(new) = named.as_mut().and_then(|file| file.reopen(true)) {
                         self = Self { file: new, torn: false, ..self };
                     }
                 }
@@ -171,7 +177,7 @@ impl Writer {
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
         let (file, directory) = open(path)?;
-        Ok(Self { path: path.to_owned(), file, directory, looked: Instant::now(), in_trouble: false })
+        Ok(Self { path: path.to_owned(), file, directory, looked: Instant::now(), trouble: None, orphaned: false })
     }
 
     /// Looks whether the path still leads to the file, or to a directory where it did; once a second at most. A file that was only
@@ -184,22 +190,32 @@ impl LogFile {
         let own = self.file.metadata().ok()?;
         let replaced = std::fs::metadata(&self.path).is_ok_and(|there| identity(&there) != identity(&own));
         let moved = directory(&self.path) != self.directory;
-        if own.nlink() == 0 || replaced || moved { self.reopen() } else { None }
+        if own.nlink() == 0 || replaced || moved { self.reopen(false) } else { None }
     }
 
-    /// Opens the file anew. `None`: it can't be, and the old one goes on.
-    fn reopen(&mut self) -> Option<File> {
+    /// Opens the file anew. `None`: it can't be, and the old one goes on. Who asked for it is told so each time.
+    fn reopen(&mut self, asked: bool) -> Option<File> {
         let opened = open(&self.path).and_then(|(file, directory)| Ok((file.try_clone()?, file, directory)));
         match opened {
             Ok((own, file, directory)) => {
-                (self.file, self.directory, self.in_trouble) = (file, directory, false);
+                (self.file, self.directory, self.trouble, self.orphaned) = (file, directory, None, false);
                 log::info!("access log opened anew path={:?}", self.path);
                 Some(own)
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.in_trouble, true) {
-                    log::error!("access log can't be opened anew, writing to the old file path={:?} error={error}", self.path);
+                self.orphaned = self.file.metadata().is_ok_and(|own| own.nlink() == 0);
+                let trouble = error.to_string();
+                if asked || self.trouble.as_ref() != Some(&trouble) {
+                    let what = if self.orphaned { "its lines are lost" } else { "writing to the old file" };
+                    // Landlock lets the process write to the folder that was there at its start, and to no other of the same name.
+                    let hint = if error.kind() == ErrorKind::PermissionDenied {
+                        "; if the folder is another than at the start: `ravelin run -u`"
+                    } else {
+                        ""
+                    };
+                    log::error!("access log can't be opened anew, {what}{hint} path={:?} error={error}", self.path);
                 }
+                self.trouble = Some(trouble);
                 None
             }
         }
@@ -284,7 +300,7 @@ mod tests {
         file.looked = overdue();
         assert!(file.look_after().is_none());
         writer.write(b"old\n", &Queue::new());
-        writer.file = file.reopen().unwrap();
+        writer.file = file.reopen(false).unwrap();
         writer.write(b"new\n", &Queue::new());
         assert_eq!((fs::read(&old).unwrap(), fs::read(&path).unwrap()), (b"old\n".to_vec(), b"new\n".to_vec()));
     }

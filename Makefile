@@ -37,7 +37,8 @@ demo: release
 install: $(TARGET)/release/ravelin
 	install -D -m 755 $(TARGET)/release/ravelin $(DESTDIR)$(PREFIX)/bin/ravelin
 	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/ravelin/LICENSE
-	install -D -m 644 conf/ravelin.yaml $(DESTDIR)$(PREFIX)/share/doc/ravelin/ravelin.yaml
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/ravelin README.md CHANGELOG.md docs/*.md docs/schema.json conf/ravelin.yaml conf/ravelin.service
+	cd conf && find examples -type f -exec install -D -m 644 '{}' '$(abspath $(DESTDIR)$(PREFIX))/share/doc/ravelin/{}' ';'
 
 check:
 	@scripts/setup --test

@@ -1,7 +1,7 @@
 //! [`App`]: the program, with a user's filters in it.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -139,6 +139,15 @@ pub(super) fn show(report: &Report, named: Option<&PathBuf>) {
     }
     if named.is_none() && !Path::new(DEFAULT_CONFIG).exists() {
         eprintln!("  = hint: name a configuration with `-c FILE`; `ravelin demo --config` prints one to begin with");
+    }
+}
+
+/// Says it on standard output. Whoever reads may stop early: that is no failure of ours.
+pub(super) fn say(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => fail(&format!("can't write to standard output: {error}")),
+        _ => ExitCode::SUCCESS,
     }
 }
 

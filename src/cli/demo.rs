@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::cli::app::fail;
+use crate::cli::app::{fail, say};
 use crate::cli::logging::start_logging;
 use crate::cli::run::start;
 use crate::filter::Registry;
@@ -33,10 +33,11 @@ const SERVICES: [&str; 3] = ["alpha", "beta", "gamma"];
 #[expect(clippy::print_stdout, reason = "the command line speaks to a person")]
 pub(super) fn demo(args: &Args, registry: Registry) -> ExitCode {
     if args.config {
-        println!("# What `ravelin demo` runs; there the three endpoints have free ports of their own.");
         let endpoints = ["127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"];
-        print!("{}", config(args.address, &endpoints.map(str::to_owned)));
-        return ExitCode::SUCCESS;
+        return say(&format!(
+            "# What `ravelin demo` runs; there the three endpoints have free ports of their own.\n{}",
+            config(args.address, &endpoints.map(str::to_owned))
+        ));
     }
     let services = match start_services() {
         Ok(services) => services,

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
+use crate::cli::app::say;
 use crate::filter::Registry;
 
-#[expect(clippy::print_stdout, reason = "the command line speaks to a person")]
 pub(super) fn print(registry: &Registry) -> ExitCode {
-    println!("{:#}", crate::config::schema(registry));
-    ExitCode::SUCCESS
+    say(&format!("{:#}\n", crate::config::schema(registry)))
 }

@@ -13,6 +13,7 @@ use crate::filter::{DuplicateFilter, Filter, Registry};
 use crate::filters;
 use crate::proxy::offline::Offline;
 use crate::runtime::{Compiled, Snapshot, compile};
+use crate::server::verdict;
 use crate::tls::install_provider;
 
 /// Ravelin, with the filters that it comes with and those that are added.
@@ -72,7 +73,7 @@ impl App {
         let registry = self.registry.map_err(|error| error.to_string())?;
         let (compiled, report) = load(path.as_ref(), &registry, false, None);
         let compiled = compiled.ok_or_else(|| report.to_string())?;
-        Offline::new(compiled, report).map_err(|error| error.to_string())
+        Offline::new(compiled, report, verdict).map_err(|error| error.to_string())
     }
 
     /// Runs the command line of this process.

@@ -239,7 +239,6 @@ impl Clock {
             self.step_kind.store(kind, Ordering::Relaxed);
             self.step_length.store(length, Ordering::Relaxed);
             self.step.store(self.after(length, now), Ordering::Relaxed);
-            self.tell();
         }
     }
 

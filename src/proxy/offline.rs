@@ -10,7 +10,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::config::{Report, Span};
+use crate::config::{ListenerLimits, Report, Span};
 use crate::filter::{Body, Client, Error, Exchange, Party, Reply, RequestId, ResponseHead, Run, Scheme};
 use crate::proxy::affinity;
 use crate::proxy::enter::{Admitted, Arrival, Entrance, as_sent};
@@ -34,8 +34,12 @@ pub struct Offline {
     /// Of its listeners, and whether they speak TLS.
     addresses: Vec<(ListenAddress, bool)>,
     report: Report,
+    reader: Reader,
     runtime: tokio::runtime::Runtime,
 }
+
+/// Reads a head as a connection does, by the limits of its listener: the status and the reason code if it is refused.
+pub(crate) type Reader = fn(&[u8], &ListenerLimits) -> Option<(u16, &'static str)>;
 
 /// A request to ask about.
 #[derive(Debug, Clone)]
@@ -101,7 +105,7 @@ pub(crate) struct Forwarded {
 impl Offline {
     /// # Errors
     /// The system gives no runtime for filters to run on.
-    pub(crate) fn new(compiled: Compiled, report: Report) -> std::io::Result<Self> {
+    pub(crate) fn new(compiled: Compiled, report: Report, reader: Reader) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let addresses = compiled.boot.listeners.into_iter().map(|listener| (listener.address, listener.tls)).collect();
         let snapshot = Arc::new(compiled.snapshot);
@@ -110,7 +114,7 @@ impl Offline {
                 upstream.lay_out_offline().await;
             }
         });
-        Ok(Self { snapshot, via: Via::offline(), addresses, report, runtime })
+        Ok(Self { snapshot, via: Via::offline(), addresses, report, reader, runtime })
     }
 
     /// Why a request goes where it goes. No filter runs that could have an effect. Of the routes whose host or path does not match, `far`
@@ -122,12 +126,14 @@ impl Offline {
         let (head, mut exchange, entrance) = self.request(question)?;
         let places = |span: Span| self.report.locate(span);
         let tracer = Tracer { snapshot: &self.snapshot, via: &self.via, places: &places, far, live: false };
-        Ok(self.runtime.block_on(tracer.trace(head, &question.body, &mut exchange, entrance)))
+        let read = self.read(question, &head, entrance);
+        Ok(self.runtime.block_on(tracer.trace(head, &question.body, &mut exchange, entrance, read)))
     }
 
     /// Carries a request through its filters, to an upstream that answers as scripted, and the answer back.
     pub(crate) fn carry(&self, question: &Question, script: &Script) -> Result<Carried, QuestionError> {
         let (head, exchange, entrance) = self.request(question)?;
+        let read = self.read(question, &head, entrance);
         let carrier = Carrier {
             offline: self,
             exchange,
@@ -137,7 +143,7 @@ impl Offline {
             stay: None,
             accepts: HeaderMap::new(),
         };
-        Ok(self.runtime.block_on(carrier.carry(head, &question.body, entrance, script)))
+        Ok(self.runtime.block_on(carrier.carry(head, &question.body, entrance, script, read)))
     }
 
     fn request(&self, question: &Question) -> Result<(RequestHeader, Exchange, Entrance), QuestionError> {
@@ -163,6 +169,20 @@ impl Offline {
         let scheme = if question.url.is_secure() { Scheme::Https } else { Scheme::Http };
         let entrance = Entrance { listener, peer: client.ip() };
         Ok((head, Exchange::new(RequestId::offline(), client, scheme), entrance))
+    }
+
+    /// What the connection would say of the head before anybody else looks at it.
+    fn read(&self, question: &Question, head: &RequestHeader, entrance: Entrance) -> Result<(), Error> {
+        let Some(listener) = entrance.listener else { return Ok(()) };
+        let mut bytes = format!("{} {} HTTP/1.1\r\n", head.method, question.url.target()).into_bytes();
+        for (name, value) in &head.headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        bytes.extend_from_slice(b"\r\n");
+        let refused = (self.reader)(&bytes, &self.snapshot.listener(listener).limits);
+        refused.map_or(Ok(()), |(status, reason)| Err(Error::new(status, Party::Client, reason)))
     }
 
     fn listener_for(&self, url: &Url) -> Option<usize> {
@@ -197,10 +217,17 @@ enum Answer {
 }
 
 impl Carrier<'_> {
-    async fn carry(mut self, mut head: RequestHeader, body: &Bytes, entrance: Entrance, script: &Script) -> Carried {
+    async fn carry(
+        mut self,
+        mut head: RequestHeader,
+        body: &Bytes,
+        entrance: Entrance,
+        script: &Script,
+        read: Result<(), Error>,
+    ) -> Carried {
         let mut carried = Carried::default();
         self.accepts = head.headers.clone();
-        let answer = match self.decide(&mut head, body, entrance).await {
+        let answer = match self.decide(&mut head, body, entrance, read).await {
             Ok(Some(reply)) => Answer::Own(reply),
             Ok(None) => match self.forward(head, body, &mut carried).await {
                 Ok(()) => {
@@ -222,11 +249,17 @@ impl Carrier<'_> {
     }
 
     /// As on live traffic: `None`: it goes to an upstream.
-    async fn decide(&mut self, head: &mut RequestHeader, body: &Bytes, entrance: Entrance) -> Result<Option<Reply>, Error> {
+    async fn decide(
+        &mut self,
+        head: &mut RequestHeader,
+        body: &Bytes,
+        entrance: Entrance,
+        read: Result<(), Error>,
+    ) -> Result<Option<Reply>, Error> {
         let snapshot = &self.offline.snapshot;
         let arrival = Arrival::new(head, &mut self.exchange, entrance, snapshot);
         arrival.take_token(head);
-        let unmerged = match arrival.admit(head, &self.offline.via, snapshot) {
+        let unmerged = match read.and_then(|()| arrival.admit(head, &self.offline.via, snapshot)) {
             Ok(Admitted { target, unmerged }) => {
                 self.exchange.target = target;
                 unmerged

@@ -131,7 +131,7 @@ impl Proxy {
         let mut exchange = Exchange::new(ctx.exchange.id, ctx.connection.client, ctx.connection.scheme);
         exchange.tls.clone_from(&ctx.connection.tls);
         let tracer = Tracer { snapshot, via: &self.via, places: &|_| None, far: FAR, live: true };
-        let trace = tracer.trace(session.req_header().clone(), &Bytes::new(), &mut exchange, entrance).await;
+        let trace = tracer.trace(session.req_header().clone(), &Bytes::new(), &mut exchange, entrance, Ok(())).await;
         ctx.exchange.target = exchange.target;
         ctx.own_answer = Some("explain");
         let json = serde_json::to_vec(&trace).map_err(|error| Error::internal("").with_message(error.to_string()))?;

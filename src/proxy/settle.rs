@@ -21,8 +21,9 @@ pub(super) fn settle(session: &mut Session, found: &Unsettled, underscores: Unde
         session.as_downstream_mut().set_ignore_info_resp(true);
     }
     settle_fields(session.req_header_mut(), found, underscores)?;
-    if found.expect {
-        settle_expectation(session)?;
+    if found.expect && (version == Version::HTTP_10 || session.as_mut().is_body_empty()) {
+        // Where nothing is to be continued it is taken away, lest an upstream waits for a body that never comes, or answers out of turn.
+        session.req_header_mut().remove_header(&EXPECT);
     }
     Ok(())
 }
@@ -38,6 +39,9 @@ pub(super) fn settle_fields(head: &mut RequestHeader, found: &Unsettled, undersc
     }
     if found.underscore {
         settle_underscores(head, underscores)?;
+    }
+    if found.expect && version != Version::HTTP_10 {
+        known_expectation(head)?;
     }
     // One field with one number, as on HTTP/1, where this has been seen to: an upstream frames the body by it.
     if found.lengths > 1 || (version == Version::HTTP_2 && found.lengths > 0 && !is_number(&head.headers[CONTENT_LENGTH])) {
@@ -113,20 +117,11 @@ fn settle_underscores(head: &mut RequestHeader, underscores: Underscores) -> Res
     Ok(())
 }
 
-/// `100-continue` is the only expectation that there is (RFC 9110 §10.1.1). Where nothing is to be continued it is taken away, lest
-/// an upstream waits for a body that never comes, or answers out of turn.
-fn settle_expectation(session: &mut Session) -> Result<(), Error> {
-    let head = session.req_header();
-    let old = head.version == Version::HTTP_10;
+/// `100-continue` is the only expectation that there is (RFC 9110 §10.1.1).
+fn known_expectation(head: &RequestHeader) -> Result<(), Error> {
     let mut values = head.headers.get_all(EXPECT).iter();
     let known = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if !old && (!known || values.next().is_some()) {
-        return Err(Error::new(417, Party::Client, "expectation"));
-    }
-    if old || session.as_mut().is_body_empty() {
-        session.req_header_mut().remove_header(&EXPECT);
-    }
-    Ok(())
+    if known && values.next().is_none() { Ok(()) } else { Err(Error::new(417, Party::Client, "expectation")) }
 }
 
 /// HTTP/2 may cut a cookie into crumbs; nobody else knows that (RFC 9113 §8.2.3).

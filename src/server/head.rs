@@ -89,6 +89,17 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits, rows: &mu
     }
 }
 
+/// Why a connection would refuse this request, of which nothing has been sent but the head: what is asked where there is no connection.
+pub(crate) fn verdict(head: &[u8], limits: &ListenerLimits) -> Option<(u16, &'static str)> {
+    match scan(head, 0, limits, &mut Rows::default()) {
+        Scan::Refused(status, reason) => Some((status, reason)),
+        Scan::Head { body: Body::Length(length), .. } if limits.body_size.is_some_and(|limit| length > limit) => {
+            Some((413, "body_too_large"))
+        }
+        Scan::Head { .. } | Scan::Http2 | Scan::Partial => None,
+    }
+}
+
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     memchr_iter(b'\n', &bytes[from..]).map(|at| from + at + 1).find(|end| bytes[from..*end].ends_with(b"\r\n\r\n"))
 }

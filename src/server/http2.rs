@@ -63,7 +63,8 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
         pace: Pace::new(&limits),
     };
     let open = AtomicU32::new(0);
-    let app = Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, open, full: Notify::new(), options });
+    let app =
+        Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, open, full: Notify::new(), options });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));

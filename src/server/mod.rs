@@ -46,6 +46,7 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::bind::{BoundSocket, Socket};
 pub(crate) use self::drain::Drain;
+pub(crate) use self::head::verdict;
 pub(crate) use self::reload::Load;
 
 use self::background::Launcher;

@@ -136,9 +136,12 @@ fn old(path: &Path) -> PathBuf {
 /// A symbolic link is not followed: whoever can write to the folder could point it anywhere. Nor is a FIFO waited for.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(path);
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags).open(path);
     opened.map_err(|error| match fs::symlink_metadata(path) {
-        Ok(found) if found.is_symlink() => io::Error::new(ErrorKind::AlreadyExists, "a symbolic link is there, which is not followed"),
+        Ok(found) if found.is_symlink() => {
+            io::Error::new(ErrorKind::AlreadyExists, "a symbolic link is there, which is not followed")
+        }
         _ => error,
     })
 }

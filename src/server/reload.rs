@@ -183,7 +183,8 @@ impl BackgroundService for Configuration {
             // If nobody takes them the process is about to end.
             let _ = signals.send(caught);
         }
-        let Some(First { tasks, reload, files, patterns, sandbox }) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let Some(First { tasks, reload, files, patterns, sandbox }) =
+            self.first.lock().unwrap_or_else(PoisonError::into_inner).take()
         else {
             return;
         };

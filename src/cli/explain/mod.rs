@@ -13,6 +13,7 @@ pub(super) use self::text::Text;
 use crate::cli::app::{config_path, fail, load, show};
 use crate::filter::Registry;
 use crate::proxy::offline::{Offline, Question};
+use crate::server::verdict;
 use crate::types::{Method, Url};
 
 /// How many routes whose host or path does not match are told of by default, where no others are.
@@ -57,7 +58,7 @@ pub(super) fn explain(args: Args, registry: &Registry) -> ExitCode {
         show(&report, conf.as_ref());
         return ExitCode::FAILURE;
     };
-    let traced = match Offline::new(compiled, report) {
+    let traced = match Offline::new(compiled, report, verdict) {
         Ok(offline) => offline.explain(&question, far).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

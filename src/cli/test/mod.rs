@@ -16,6 +16,7 @@ use crate::cli::explain::{Text, colours};
 use crate::config::Test;
 use crate::filter::Registry;
 use crate::proxy::offline::{Offline, Question, Script};
+use crate::server::verdict;
 use crate::types::{HeaderName, Status};
 
 /// How many routes whose host or path does not match the trace of a failed test tells of.
@@ -58,7 +59,7 @@ pub(super) fn test(args: &Args, registry: &Registry) -> ExitCode {
         return fail(&format!("{} has no `tests`", path.display()));
     }
     let places: Vec<String> = tests.iter().map(|test| report.locate(test.name.span).unwrap_or_default()).collect();
-    let offline = match Offline::new(compiled, report) {
+    let offline = match Offline::new(compiled, report, verdict) {
         Ok(offline) => offline,
         Err(error) => return fail(&error.to_string()),
     };

@@ -63,7 +63,8 @@ impl Resolver<'_> {
         for narrow in listeners {
             let Some(address) = tcp(narrow) else { continue };
             let Some(wide) = listeners.iter().find(|wide| tcp(wide).is_some_and(|wide| covers(wide, address))) else { continue };
-            let message = format!("the listener `{}` takes this address already, as one of `{}`", *wide.name, *wide.value.address);
+            let message =
+                format!("the listener `{}` takes this address already, as one of `{}`", *wide.name, *wide.value.address);
             let diagnostic = Diagnostic::error(narrow.value.address.span, message);
             let hint = "remove one of them: `[::]:PORT` takes IPv4 too";
             self.report.push(diagnostic.hint(hint).related(wide.value.address.span, "the other address"));
@@ -80,7 +81,8 @@ impl Resolver<'_> {
             let Some(redirect) = listener.value.redirect_to_https.as_ref().filter(|redirect| redirect.value && !believes) else {
                 continue;
             };
-            let message = "no listener has `tls`, and nobody is believed who had https: clients are sent round in circles, or to nobody";
+            let message =
+                "no listener has `tls`, and nobody is believed who had https: clients are sent round in circles, or to nobody";
             let hint = "add a listener with `tls`; behind a proxy that takes TLS off, name it in `trust_forwarded`";
             self.report.push(Diagnostic::warning(redirect.span, message).hint(hint));
         }
@@ -134,7 +136,8 @@ impl Resolver<'_> {
         let trusted = listener.proxy_protocol.iter().flat_map(|section| &section.trust);
         let believed = listener.trust_forwarded.iter().flat_map(|section| &section.from);
         for anybody in trusted.chain(believed).filter(|network| network.prefix_len() == 0) {
-            let message = "every client may say where it comes from: routes, limits and logs that rest on addresses can be forged";
+            let message =
+                "every client may say where it comes from: routes, limits and logs that rest on addresses can be forged";
             let diagnostic = Diagnostic::warning(anybody.span, message);
             self.report.push(diagnostic.hint("name the networks of your proxies, such as 10.0.0.0/8"));
         }

@@ -40,18 +40,19 @@ pub(in crate::proxy) struct Tracer<'a> {
 }
 
 impl Tracer<'_> {
-    /// `head` is a copy: it is changed as a request's is.
+    /// `head` is a copy: it is changed as a request's is. `read`: what was said of it before it came here.
     pub(in crate::proxy) async fn trace(
         &self,
         mut head: RequestHeader,
         body: &Bytes,
         exchange: &mut Exchange,
         entrance: Entrance,
+        read: Result<(), Error>,
     ) -> Trace {
         let typed = head.headers.clone();
         let arrival = Arrival::new(&head, exchange, entrance, self.snapshot);
         arrival.take_token(&mut head);
-        let admitted = arrival.admit(&mut head, self.via, self.snapshot);
+        let admitted = read.and_then(|()| arrival.admit(&mut head, self.via, self.snapshot));
         exchange.target = admitted.as_ref().map_or_else(|_| as_sent(&head), |admitted| admitted.target.clone());
         let mut trace = self.begin(exchange, entrance);
         let unmerged = match admitted {

@@ -5,6 +5,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+mod support;
+
+use support::{Connection, Deadline, Ravelin};
+
 const FILE: &str = r#"
 listeners:
   public: {address: "0.0.0.0:80", trust_forwarded: {from: [10.0.0.0/8], header: x_forwarded_for}}
@@ -338,5 +342,42 @@ mod a_filter_of_ones_own {
         let sent = trace.sent.unwrap();
         assert_eq!(sent.without, ["count"]);
         assert!(sent.headers.iter().any(|(name, _)| name == "x-later"));
+    }
+}
+
+/// Offline, a head is read as a connection reads it, by the limits of its listener.
+#[test]
+fn heads_that_no_connection_takes_are_refused_offline_with_the_same_status() {
+    let file = "listeners: {main: {address: 127.0.0.1:0, limits: {header_size: 2KiB, headers: 10, uri_size: 100B, body_size: 10B}}}\n\
+                routes: {all: {respond: {}}}\n";
+    let ravelin = Ravelin::start(file);
+    let (long, path) = (format!("x-a: {}", "a".repeat(3000)), format!("/{}", "a".repeat(200)));
+    let many: Vec<String> = (0..12).map(|number| format!("x-{number}: 1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let cases: [(&str, &[&str], u16); 8] = [
+        ("/", &[], 200),
+        ("/", &[&long], 431),
+        ("/", &many, 431),
+        (&path, &[], 414),
+        ("/", &["content-length: 11"], 413),
+        ("/", &["content-length: 1", "transfer-encoding: chunked"], 400),
+        ("/", &["transfer-encoding: gzip, chunked"], 400),
+        ("/", &["expect: bogus", "content-length: 1"], 417),
+    ];
+    for (path, fields, expected) in cases {
+        let mut client = Connection::open(ravelin.address(), Deadline::standard()).unwrap();
+        let head: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\n{head}\r\n").as_bytes()).unwrap();
+        let live = client.next_response(Deadline::standard()).unwrap().head.status();
+        let fields: Vec<&str> = fields.iter().flat_map(|field| ["-H", field]).collect();
+        let url = format!("http://a{path}");
+        let told = said("explain", file, &[&["--json", "POST", &url], &*fields].concat());
+        let (json, _) = told.rsplit_once("exit ").unwrap();
+        let trace: serde_json::Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {told}"));
+        assert_eq!(
+            (live, trace["outcome"]["status"].as_u64()),
+            (Some(expected), Some(u64::from(expected))),
+            "{path} {fields:?}\n{told}"
+        );
     }
 }

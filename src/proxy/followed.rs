@@ -10,25 +10,18 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use httparse::Status;
 use pingora_core::Error as PingoraError;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
-};
+use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::proxy::chunks::Chunks;
 use crate::proxy::ctx;
 use crate::proxy::judge::{self, Ends, FIELDS_MAX, HEAD_MAX, Refused};
+use crate::proxy::wrapping::passes_on;
 
 tokio::task_local! {
     /// The try that the current task is at.
@@ -104,18 +97,8 @@ impl Followed {
     /// Fails once a deadline of the exchange has passed, where its client's connection can't.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(clock) = ctx::stream_clock() else { return Poll::Pending };
-        loop {
-            let at = match clock.look() {
-                Err(_) => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-                Ok(None) => return Poll::Pending,
-                Ok(Some(at)) => Instant::from(at),
-            };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            if timer.deadline() != at || timer.is_elapsed() {
-                timer.as_mut().reset(at);
-            }
-            ready!(timer.as_mut().poll(cx));
-        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(clock.timer()));
+        clock.poll_expiry(timer.as_mut(), cx).map(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -317,54 +300,7 @@ impl Reading {
     }
 }
 
-#[async_trait]
-impl Shutdown for Followed {
-    async fn shutdown(&mut self) {
-        self.io.shutdown().await;
-    }
-}
-
-impl UniqueID for Followed {
-    fn id(&self) -> UniqueIDType {
-        self.io.id()
-    }
-}
-
-impl Ssl for Followed {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.io.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.io.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Followed {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_timing_digest()
-    }
-    fn get_read_pending_time(&self) -> Duration {
-        self.io.get_read_pending_time()
-    }
-    fn get_write_pending_time(&self) -> Duration {
-        self.io.get_write_pending_time()
-    }
-}
-
-impl GetProxyDigest for Followed {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Followed {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_socket_digest()
-    }
-}
-
-impl Peek for Followed {}
+passes_on!(Followed);
 
 impl fmt::Debug for Followed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

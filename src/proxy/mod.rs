@@ -39,6 +39,7 @@ mod uptake;
 mod via;
 mod watch;
 mod who;
+mod wrapping;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

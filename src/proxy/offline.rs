@@ -30,8 +30,7 @@ use crate::upstream::Stay;
 pub struct Offline {
     snapshot: Arc<Snapshot>,
     via: Via,
-    /// Where listeners listen, in their order.
-    /// Of its listeners, and whether they speak TLS.
+    /// Where its listeners listen, in their order, and whether they speak TLS.
     addresses: Vec<(ListenAddress, bool)>,
     report: Report,
     reader: Reader,

@@ -15,40 +15,59 @@ macro_rules! key {
     };
 }
 
+/// Likewise, with the quote that begins a text.
+macro_rules! text {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":\"").as_bytes()
+    };
+}
+
+/// What a line has room for at once: hardly one is longer.
+const ROOM: usize = 640;
+
+/// Appends the object, and ends the line.
+pub(super) fn write_line(event: &Event<'_>, moment: Moment<'_>, out: &mut Vec<u8>) {
+    out.reserve(ROOM);
+    write(event, moment, out);
+    out.push(b'\n');
+}
+
 /// Appends the object.
-pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut Vec<u8>) {
+fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut Vec<u8>) {
     let mut object = Object { out };
     object.out.extend_from_slice(b"{\"time\":\"");
     moment.rfc3339(object.out);
     object.out.extend_from_slice(b"\",\"id\":\"");
     hexadecimal(event.id, object.out);
     object.out.push(b'"');
-    object.ip(key!("client_ip"), event.client_ip());
+    object.ip(text!("client_ip"), event.client_ip());
     if let Some(port) = event.client_port() {
         object.number(key!("client_port"), port.into());
     }
-    object.ip(key!("peer_ip"), event.proxy_ip());
-    object.text(key!("listener"), event.listener);
-    object.text(key!("scheme"), event.scheme);
+    object.ip(text!("peer_ip"), event.proxy_ip());
+    object.text(text!("listener"), event.listener);
+    object.word(text!("scheme"), event.scheme);
     if let Some(tls) = event.tls {
-        object.text(key!("tls_version"), tls.version());
-        object.text(key!("tls_cipher"), tls.cipher());
-        object.some(key!("tls_sni"), tls.server_name());
+        object.text(text!("tls_version"), tls.version());
+        object.text(text!("tls_cipher"), tls.cipher());
+        object.some(text!("tls_sni"), tls.server_name());
         if tls.is_resumed() {
             object.out.extend_from_slice(b",\"tls_resumed\":true");
         }
     }
     if let Some(certificate) = event.certificate() {
-        object.text(key!("client_cert_subject"), certificate.subject());
-        object.text(key!("client_cert_fingerprint"), certificate.fingerprint());
+        object.text(text!("client_cert_subject"), certificate.subject());
+        object.text(text!("client_cert_fingerprint"), certificate.fingerprint());
     }
-    object.known(key!("protocol"), event.protocol);
-    object.known(key!("method"), event.method);
-    object.known(key!("host"), event.host);
-    object.known(key!("path"), event.path);
-    object.some(key!("query"), event.query);
-    object.bytes(key!("user_agent"), event.user_agent);
-    object.bytes(key!("referer"), event.referer);
+    if !event.protocol.is_empty() {
+        object.word(text!("protocol"), event.protocol);
+    }
+    object.known(text!("method"), event.method);
+    object.known(text!("host"), event.host);
+    object.known(text!("path"), event.path);
+    object.some(text!("query"), event.query);
+    object.bytes(text!("user_agent"), event.user_agent);
+    object.bytes(text!("referer"), event.referer);
     if let Some(status) = event.status {
         object.number(key!("status"), status.into());
     }
@@ -62,24 +81,24 @@ pub(super) fn write(event: &Event<'_>, moment: Moment<'_>, out: &mut Vec<u8>) {
         None => {}
     }
     object.millis(key!("response_ms"), event.timing.response);
-    object.some(key!("route"), event.route);
-    object.some(key!("upstream"), event.upstream);
-    object.some(key!("endpoint"), event.endpoint);
+    object.some(text!("route"), event.route);
+    object.some(text!("upstream"), event.upstream);
+    object.some(text!("endpoint"), event.endpoint);
     if event.tries > 0 {
         object.number(key!("tries"), event.tries.into());
     }
     if !event.notes.is_empty() {
         object.out.extend_from_slice(key!("notes"));
         for (index, note) in event.notes.iter().enumerate() {
-            object.out.push(if index == 0 { b'[' } else { b',' });
+            object.out.extend_from_slice(if index == 0 { b"[\"" } else { b",\"" });
             string(note, object.out);
         }
         object.out.push(b']');
     }
-    object.some(key!("reason"), event.reason());
+    object.some(text!("reason"), event.reason());
     if let Some(failure) = &event.failure {
-        object.text(key!("party"), failure.party);
-        object.known(key!("detail"), failure.message);
+        object.text(text!("party"), failure.party);
+        object.known(text!("detail"), failure.message);
     }
     object.out.push(b'}');
 }
@@ -92,6 +111,12 @@ impl Object<'_> {
     fn text(&mut self, key: &[u8], value: &str) {
         self.out.extend_from_slice(key);
         string(value, self.out);
+    }
+
+    /// A word of the program, which needs no escapes.
+    fn word(&mut self, key: &[u8], value: &'static str) {
+        self.out.extend_from_slice(key);
+        ended(value.as_bytes(), self.out);
     }
 
     /// Text that is empty where nothing is known.
@@ -112,7 +137,7 @@ impl Object<'_> {
         let Some(value) = value else { return };
         self.out.extend_from_slice(key);
         if is_plain(value) {
-            quoted(value, self.out);
+            ended(value, self.out);
         } else {
             string(&String::from_utf8_lossy(value), self.out);
         }
@@ -121,7 +146,6 @@ impl Object<'_> {
     fn ip(&mut self, key: &[u8], value: Option<IpAddr>) {
         if let Some(ip) = value {
             self.out.extend_from_slice(key);
-            self.out.push(b'"');
             address(ip, self.out);
             self.out.push(b'"');
         }
@@ -148,20 +172,18 @@ pub(super) fn millis(duration: Duration, out: &mut impl Line) {
     thousandths(micros.into(), out);
 }
 
-/// A string. Beyond what JSON asks for, it escapes all that a terminal or a reader of lines may take for more than text: DEL,
+/// A string whose first quote is there. Beyond what JSON asks for, it escapes all that a terminal or a reader of lines may take for more than text: DEL,
 /// the C1 controls, and the two line separators of Unicode.
 fn string(text: &str, out: &mut Vec<u8>) {
     // Nearly all text is plain ASCII.
     if is_plain(text.as_bytes()) {
-        return quoted(text.as_bytes(), out);
+        return ended(text.as_bytes(), out);
     }
-    out.push(b'"');
     escaped(text, out);
     out.push(b'"');
 }
 
-fn quoted(text: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
+fn ended(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
     out.push(b'"');
 }

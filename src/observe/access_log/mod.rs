@@ -1,7 +1,7 @@
 //! The access log: a line for each request, made where the request ends and written elsewhere.
 //!
-//! A worker formats its line into a buffer of its own thread and hands it to the [`queue`]: it never waits for what reads the
-//! log. One thread takes what has gathered there and writes it to the [`sink`]. When that is slower than requests come, lines are
+//! A worker writes its line into a buffer of its own thread ([`queue`], [`tray`]): it never waits for what reads the log, nor for another
+//! worker. One thread takes what has gathered there and writes it to the [`sink`]. When that is slower than requests come, lines are
 //! dropped and counted; the count is reported, and nothing else suffers.
 
 mod digits;
@@ -10,12 +10,13 @@ mod queue;
 mod sink;
 mod stamp;
 mod text;
+mod tray;
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::queue::Queue;
+use self::queue::{Own, Queue};
 pub(crate) use self::sink::OpenError;
 use self::sink::Sink;
 use self::stamp::Stamp;
@@ -31,15 +32,15 @@ const KEEP: usize = 16 * 1024;
 
 /// What a thread makes its lines with.
 struct Desk {
-    /// An object: it takes no time to show that it is text.
-    object: Vec<u8>,
     line: String,
     stamp: Stamp,
+    /// Where they are put.
+    own: Option<Own>,
 }
 
 impl Desk {
     const fn new() -> Self {
-        Self { object: Vec::new(), line: String::new(), stamp: Stamp::new() }
+        Self { line: String::new(), stamp: Stamp::new(), own: None }
     }
 }
 
@@ -101,7 +102,6 @@ impl AccessLog {
         let at_desk = DESK.try_with(|desk| {
             let mut desk = desk.try_borrow_mut().ok()?;
             self.hand_over(event, &mut desk);
-            desk.object.shrink_to(KEEP);
             desk.line.shrink_to(KEEP);
             Some(())
         });
@@ -112,22 +112,18 @@ impl AccessLog {
     }
 
     fn hand_over(&self, event: &Event<'_>, desk: &mut Desk) {
-        let Desk { object, line, stamp } = desk;
+        let Desk { line, stamp, own } = desk;
         let moment = stamp.at(event.time);
-        object.clear();
         line.clear();
         match &self.format {
-            Format::Json => {
-                json::write(event, moment, object);
-                object.push(b'\n');
-                return self.queue.push(object);
-            }
+            // An object is bytes: it takes no time to show that they are text.
+            Format::Json => return self.queue.push(own, |out| json::write_line(event, moment, out)),
             Format::Common => text::common(event, moment, line),
             Format::Combined => text::combined(event, moment, line),
             Format::Template(template) => text::template(template, event, moment, line),
         }
         line.push('\n');
-        self.queue.push(line.as_bytes());
+        self.queue.push(own, |out| out.extend_from_slice(line.as_bytes()));
     }
 
     /// Opens the file anew, once what was recorded until now is in the old one.

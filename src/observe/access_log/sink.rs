@@ -99,28 +99,29 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, queue: &Queue, mut named: Option<LogFile>) {
-        let mut buffer = Vec::new();
+        let (mut buffer, mut busy) = (Vec::new(), false);
         loop {
-            let task = queue.take(&mut buffer);
-            if !buffer.is_empty() {
-                if let Some(new) = named.as_mut().and_then(LogFile::look_after) {
-                    self = Self { file: new, torn: false, ..self };
-                }
+            let task = queue.next(busy);
+            busy = queue.empty(&mut buffer, |bytes| {
+                self.go_on_in(named.as_mut().and_then(LogFile::look_after));
                 if named.as_ref().is_some_and(|file| file.orphaned) {
                     queue.failed("the file was removed, and can't be opened anew");
                 } else {
-                    self.write(&buffer, queue);
+                    self.write(bytes, queue);
                 }
-            }
+            });
             match task {
                 Task::Write => {}
-                Task::WriteAndReopen => {
-                    if let Some(new) = named.as_mut().and_then(|file| file.reopen(true)) {
-                        self = Self { file: new, torn: false, ..self };
-                    }
-                }
+                Task::WriteAndReopen => self.go_on_in(named.as_mut().and_then(|file| file.reopen(true))),
                 Task::Finish => return,
             }
+        }
+    }
+
+    /// In another file from now on, if there is one.
+    fn go_on_in(&mut self, new: Option<File>) {
+        if let Some(file) = new {
+            (self.file, self.torn) = (file, false);
         }
     }
 
@@ -342,11 +343,11 @@ mod tests {
     fn what_can_not_be_written_is_counted() {
         let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else { return };
         let queue = Queue::new();
-        queue.push(b"a\n");
-        queue.push(b"b\n");
-        let mut buffer = Vec::new();
-        queue.take(&mut buffer);
-        Writer { file: full, piece: PIECE, torn: false }.write(&buffer, &queue);
+        for line in [b"a\n", b"b\n"] {
+            queue.push(&mut None, |out| out.extend_from_slice(line));
+        }
+        let mut writer = Writer { file: full, piece: PIECE, torn: false };
+        queue.empty(&mut Vec::new(), |bytes| writer.write(bytes, &queue));
         let (lost, _, why) = queue.take_losses();
         assert_eq!((lost, why.as_str()), (2, "No space left on device (os error 28)"));
     }

@@ -1,8 +1,8 @@
 //! Connections to an endpoint that wait for their next request.
 //!
-//! Each thread keeps its own, and takes another's only where it has none: requests of different threads don't meet here. That an
-//! endpoint has closed one is known without asking the system, since the runtime is told of it: a read that has nothing to read is
-//! pending. They belong to an endpoint's identity, and close with it.
+//! Each thread keeps its own, and takes another's only where it has none: requests of different threads don't meet here, and none waits for a
+//! lock. That an endpoint has closed one is known without asking the system, since the runtime is told of it: a read that has nothing to
+//! read is pending. They belong to an endpoint's identity, and close with it.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,16 +96,15 @@ impl Pool {
             }
             None
         };
-        if let Some(wire) = from(&mut self.0[own].lock()) {
-            return Some(wire);
-        }
-        (1..self.0.len()).find_map(|next| from(&mut *self.0[(own + next) % self.0.len()].try_lock()?))
+        self.0[own..].iter().chain(&self.0[..own]).find_map(|shard| from(&mut *shard.try_lock()?))
     }
 
     /// Keeps one for a next request, if there is room; else in the place of one that has waited longer.
     pub(super) fn put(&self, wire: Wire, of: Use, limit: Option<Duration>, now: Instant, room: &Room) {
         let until = limit.map(|limit| now + limit);
-        let mut own = self.0[shard() % self.0.len()].lock();
+        let own = shard() % self.0.len();
+        // Its own shard, as long as nobody looks into it.
+        let Some(mut own) = self.0[own..].iter().chain(&self.0[..own]).find_map(Shard::try_lock) else { return };
         match room.enter() {
             Some(place) => own.push(Idle { wire, of, until, _place: place }),
             None if own.is_empty() => {}

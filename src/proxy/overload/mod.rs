@@ -1,14 +1,18 @@
 //! How many requests are in flight, and who is turned away when that is too many. Nobody waits: a queue would only make every answer late.
 //!
-//! A request costs one atomic addition and one subtraction; where the limit is adaptive, also two additions at its end.
+//! A request costs an atomic addition and a subtraction, of numbers that only its thread touches as long as the limit is far (`room`). An
+//! adaptive limit is counted in one place, and costs two additions more at a request's end.
 
 mod gradient;
+mod room;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::gradient::{Gradient, Window};
+pub(crate) use self::room::Admitted;
+use self::room::Room;
 use crate::config::{Overload, Priority};
 
 /// How often an adaptive limit is thought over.
@@ -18,7 +22,7 @@ const LEAST: u64 = 16;
 
 /// What is in flight in this process.
 pub(crate) struct Load {
-    in_flight: AtomicU64,
+    room: Room,
     /// The most that were in flight in this window.
     peak: AtomicU64,
     /// Answers of endpoints in this window, and what they took in microseconds.
@@ -34,13 +38,10 @@ struct Adapting {
     began: Instant,
 }
 
-/// A request that was let in, until it is over.
-pub(crate) struct Admitted(Arc<Load>);
-
 impl Load {
     pub(crate) fn new() -> Self {
         Self {
-            in_flight: AtomicU64::new(0),
+            room: Room::new(),
             peak: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             micros: AtomicU64::new(0),
@@ -50,17 +51,17 @@ impl Load {
     }
 
     /// Lets a request in, unless there are too many for its kind.
-    pub(crate) fn enter(self: &Arc<Self>, settings: &Overload, priority: Priority) -> Option<Admitted> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let admitted = Admitted(self.clone());
-        let Some(fixed) = settings.limit().map(u64::from) else { return Some(admitted) };
-        let limit = if settings.adaptive {
-            self.peak.fetch_max(before + 1, Ordering::Relaxed);
-            fixed.min(self.limit.load(Ordering::Relaxed))
-        } else {
-            fixed
-        };
-        (before < share(limit, priority)).then_some(admitted)
+    pub(crate) fn enter(&self, settings: &Overload, priority: Priority) -> Option<Admitted> {
+        let Some(fixed) = settings.limit().map(u64::from) else { return self.room.enter(u64::MAX, u64::MAX).ok() };
+        if !settings.adaptive {
+            return self.room.enter(share(fixed, priority), fixed).ok();
+        }
+        let limit = fixed.min(self.limit.load(Ordering::Relaxed));
+        // Counted one by one, since the most in flight is what the limit follows.
+        let entered = self.room.enter(share(limit, priority), 0);
+        let (Ok(count) | Err(count)) = entered.as_ref().map_or_else(|full| Err(*full), |admitted| Ok(admitted.count));
+        self.peak.fetch_max(count, Ordering::Relaxed);
+        entered.ok()
     }
 
     /// An endpoint has answered after this time.
@@ -99,25 +100,19 @@ fn share(limit: u64, priority: Priority) -> u64 {
     limit.saturating_mul(tenths).div_ceil(10)
 }
 
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::testing::decoded;
 
-    fn admitted(load: &Arc<Load>, settings: &Overload, priority: Priority) -> Vec<Admitted> {
+    fn admitted(load: &Load, settings: &Overload, priority: Priority) -> Vec<Admitted> {
         std::iter::from_fn(|| load.enter(settings, priority)).take(1000).collect()
     }
 
     #[test]
     fn the_less_important_go_first() {
         let settings: Overload = decoded("{requests: 100}").unwrap();
-        let load = Arc::new(Load::new());
+        let load = Load::new();
         let shed = admitted(&load, &settings, Priority::Sheddable);
         let normal = admitted(&load, &settings, Priority::Normal);
         let critical = admitted(&load, &settings, Priority::Critical);
@@ -126,27 +121,27 @@ mod tests {
         assert!(load.enter(&settings, Priority::Normal).is_none());
         assert!(load.enter(&settings, Priority::Critical).is_some());
         drop((shed, normal));
-        assert_eq!(load.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!(load.room.in_flight(), 0);
     }
 
     #[test]
     fn one_is_enough_for_everybody() {
         let settings: Overload = decoded("{requests: 1}").unwrap();
         for priority in [Priority::Critical, Priority::Normal, Priority::Sheddable] {
-            assert_eq!(admitted(&Arc::new(Load::new()), &settings, priority).len(), 1);
+            assert_eq!(admitted(&Load::new(), &settings, priority).len(), 1);
         }
     }
 
     #[test]
     fn without_a_limit_nobody_is_turned_away() {
         let settings: Overload = decoded("{requests: none, adaptive: true}").unwrap();
-        assert_eq!(admitted(&Arc::new(Load::new()), &settings, Priority::Sheddable).len(), 1000);
+        assert_eq!(admitted(&Load::new(), &settings, Priority::Sheddable).len(), 1000);
     }
 
     #[test]
     fn an_adaptive_limit_follows_what_endpoints_take() {
         let settings: Overload = decoded("{requests: 1000, adaptive: true}").unwrap();
-        let load = Arc::new(Load::new());
+        let load = Load::new();
         let (start, mut window) = (Instant::now(), 0);
         let mut windows = |count: u32, took: Duration| {
             for _ in 0..count {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use support::{Connection, Deadline, Launch, Outgoing, Ravelin, Signal};
+use support::{Connection, Deadline, Launch, Outgoing, Ravelin, Signal, until_metric};
 
 const ROUTES: &str = "listeners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {body: ok}}}\n";
 
@@ -153,6 +153,42 @@ fn a_directory_that_vanishes_and_comes_back_has_the_log_again() {
     let text = fs::read_to_string(logs.join("access.log")).unwrap();
     // A client has its answer a moment before its request is recorded: the last lines may have changed places.
     assert!(text.starts_with("/") && text.contains("/last\n"), "{text}");
+}
+
+/// With Landlock the folder that is made anew is another: its lines are counted as lost, whoever asks is told what helps, and a new
+/// process has the log again.
+#[test]
+fn a_directory_made_anew_is_another_and_what_it_would_hold_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ravelin = with_file(directory.path(), "admin: {address: 127.0.0.1:0}\n");
+    if !ravelin.log().text().contains("landlock=enforced") && !ravelin.log().text().contains("landlock=partly") {
+        eprintln!("skipped: this kernel has no Landlock");
+        return;
+    }
+    let logs = directory.path().join("logs");
+    get(&ravelin, "/one");
+    holds(&logs.join("access.log"), "/one\n");
+    fs::remove_dir_all(&logs).unwrap();
+    fs::create_dir(&logs).unwrap();
+    ravelin.signal(Signal::USR1).unwrap();
+    let refused =
+        "access log can't be opened anew, its lines are lost; if the folder is another than at the start: `ravelin run -u`";
+    let line = ravelin.wait_for_log(refused, Deadline::standard()).expect("who asks is told");
+    assert!(line.contains(&format!("path={:?}", logs.join("access.log"))) && line.contains("ermission denied"), "{line}");
+    for _ in 0..3 {
+        get(&ravelin, "/lost");
+    }
+    until_metric(&ravelin, "ravelin_log_lines_lost_total", |lost| lost == 3.0);
+    let reported = "reason=\"the file was removed, and can't be opened anew\"";
+    ravelin.wait_for_log(reported, Deadline::standard()).expect("the loss is reported");
+    assert!(!logs.join("access.log").exists());
+
+    let mut new = Launch::new(directory.path()).arguments(["run", "-c", "ravelin.yaml", "-u"]).spawn().unwrap();
+    new.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", new.log().text()));
+    ravelin.signal(Signal::QUIT).unwrap();
+    assert!(ravelin.wait_for_exit(Deadline::standard()).expect("it ends").success());
+    get(&new, "/again");
+    holds(&logs.join("access.log"), "/again\n");
 }
 
 #[test]

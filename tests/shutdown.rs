@@ -63,23 +63,35 @@ fn stop(ravelin: &mut Ravelin, signal: Signal) -> (std::process::ExitStatus, Dur
     (status, since.elapsed())
 }
 
+/// What an idle process has to stop in; Pingora's takes 300 s.
+const AT_ONCE: Duration = Duration::from_millis(100);
+/// How often it may miss that before it is taken for slow.
+const TIMES: usize = 10;
+
 #[test]
 fn an_idle_process_stops_at_once() {
     let (origin, _) = origin();
     for (signal, kept) in [(Signal::TERM, 0), (Signal::INT, 0), (Signal::TERM, 20)] {
-        let mut ravelin = start(&origin, "");
-        let mut idle: Vec<Connection> = (0..kept).map(|_| ask(&ravelin, "/")).collect();
-        for client in &mut idle {
-            assert_eq!(client.next_response(Deadline::standard()).unwrap().head.status(), Some(200));
+        let once = || {
+            let mut ravelin = start(&origin, "");
+            let mut idle: Vec<Connection> = (0..kept).map(|_| ask(&ravelin, "/")).collect();
+            for client in &mut idle {
+                assert_eq!(client.next_response(Deadline::standard()).unwrap().head.status(), Some(200));
+            }
+            let (status, took) = stop(&mut ravelin, signal);
+            assert!(status.success(), "{status}");
+            for mut client in idle {
+                assert_eq!(client.closed(Deadline::standard()), Ok(Vec::new()), "closed without a word");
+            }
+            took
+        };
+        // What a busy machine adds, it does not add each time.
+        let mut times = Vec::new();
+        while times.len() < TIMES && times.iter().min().is_none_or(|best| *best >= AT_ONCE) {
+            times.push(once());
         }
-        let (status, took) = stop(&mut ravelin, signal);
-        eprintln!("{signal:?} with {kept} idle connections: stopped after {took:?}");
-        assert!(status.success(), "{status}");
-        // It takes less than 100 ms on a machine at rest; Pingora would take 300 s.
-        assert!(took < Duration::from_secs(5), "{took:?}");
-        for mut client in idle {
-            assert_eq!(client.closed(Deadline::standard()), Ok(Vec::new()), "closed without a word");
-        }
+        eprintln!("{signal:?} with {kept} idle connections: stopped after {times:?}");
+        assert!(times.iter().any(|took| *took < AT_ONCE), "{times:?}");
     }
 }
 

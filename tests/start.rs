@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -121,6 +121,59 @@ fn a_file_that_the_user_may_not_read_changes_nothing() {
     assert!(taken.is_some(), "once it may be read it is taken\n{}", ravelin.log().text());
 }
 
+/// Unix sockets belong to whom the process becomes, and go with it, where that user may take them away. What must stay is said once for
+/// each, and is in nobody's way at the next start.
+#[test]
+fn sockets_are_the_users_and_go_with_the_process() {
+    let Some(directory) = roots_own() else { return };
+    let folder = directory.path().join("run");
+    fs::create_dir(&folder).unwrap();
+    let at = |name: &str| folder.join(name);
+    let names = ["edge.sock", "admin.sock", "up.sock", "edge.pid"];
+    let [edge, admin, upgrade, pid] = names.map(|name| at(name).display().to_string());
+    let file = format!(
+        "user: nobody\nupgrade_sock: {upgrade}\npid_file: {pid}\nlisteners: {{main: {{address: \"unix:{edge}\"}}}}\n\
+         admin: {{address: \"unix:{admin}\"}}\nroutes: {{all: {{respond: {{}}}}}}\n"
+    );
+    fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+    let stop = |mut ravelin: Ravelin| {
+        ravelin.signal(Signal::TERM).unwrap();
+        assert!(ravelin.wait_for_exit(Deadline::standard()).unwrap().success());
+        ravelin.log().text()
+    };
+    let left = || {
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        left
+    };
+    // The user's own folder; one in which each may remove what is theirs, as in /tmp; and root's alone.
+    let nobody = 65534;
+    for (owner, mode) in [(nobody, 0o755), (0, 0o1777)] {
+        chown(&folder, Some(owner), None).unwrap();
+        set_mode(&folder, mode);
+        let ravelin = serving(directory.path());
+        for (name, mode) in [("edge.sock", 0o660), ("admin.sock", 0o660), ("up.sock", 0o600)] {
+            let found = fs::metadata(at(name)).unwrap();
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (nobody, nobody, mode), "{name}");
+        }
+        let said = stop(ravelin);
+        // A pid file stays root's: whoever can write to it decides what root kills.
+        let stays: &[&str] = if mode == 0o1777 { &["edge.pid"] } else { &[] };
+        assert_eq!(left(), stays, "{said}");
+        assert_eq!(said.matches("stays behind").count(), stays.len(), "{said}");
+    }
+    set_mode(&folder, 0o755);
+    for _ in 0..2 {
+        let said = stop(serving(directory.path()));
+        assert_eq!(left(), ["admin.sock", "edge.pid", "edge.sock", "up.sock"]);
+        for name in names {
+            let line = format!("stays behind: the user of this process may not remove it path={} ", at(name).display());
+            assert_eq!(said.matches(&line).count(), 1, "{name}\n{said}");
+        }
+        assert_eq!(fs::read_to_string(at("edge.pid")).unwrap(), "", "it names no process that is gone");
+    }
+}
+
 /// A kernel without Landlock and without seccomp's call: the process says what is missing, and serves.
 #[test]
 fn an_old_kernel_is_served_on_with_a_warning() {
@@ -183,5 +236,58 @@ fn signals_that_come_before_the_first_request_are_kept() {
             ravelin.ready(1, deadline).unwrap_or_else(|problem| panic!("{signal:?}: {problem}\n{}", ravelin.log().text()));
             assert_eq!(get(ravelin.address(), "/"), 200);
         }
+    }
+}
+
+/// Each command line of the unit is one that this program takes, and systemd, where it is installed, finds nothing wrong with the file.
+#[test]
+fn the_unit_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("ravelin.yaml");
+    fs::write(&config, "listeners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {}}}\n").unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/ravelin.service");
+    let unit = fs::read_to_string(path).unwrap();
+    let mut lines = 0;
+    // The alternatives too, which are comments.
+    for line in unit.lines().map(|line| line.trim_start_matches('#')).filter(|line| line.starts_with("Exec")) {
+        let Some((_, arguments)) = line.split_once("=/usr/local/bin/ravelin ") else {
+            // A signal: it is sent to whom systemd, or the pid file, names.
+            assert!(
+                line.contains("/kill -HUP $MAINPID") || line.contains("kill -QUIT $(cat /run/ravelin/*/ravelin.pid.old)"),
+                "{line}"
+            );
+            continue;
+        };
+        lines += 1;
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let named = arguments.contains(&"/etc/ravelin/ravelin.yaml");
+        assert!(named, "{line}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ravelin"));
+        for argument in arguments {
+            if argument == "/etc/ravelin/ravelin.yaml" {
+                command.arg(&config)
+            } else {
+                command.arg(argument)
+            };
+        }
+        if line.contains(" run ") {
+            // All that comes before it would serve.
+            command.arg("--test");
+        }
+        let output = command.env("RAVELIN_RUNTIME_DIR", directory.path()).output().unwrap();
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(lines, 3);
+
+    // With the program where this machine has it, for systemd looks whether it is there.
+    let verified = directory.path().join("ravelin.service");
+    fs::write(&verified, unit.replace("/usr/local/bin/ravelin", env!("CARGO_BIN_EXE_ravelin"))).unwrap();
+    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&verified).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let about_it: Vec<&str> = said.lines().filter(|line| line.contains("ravelin")).collect();
+            assert!(output.status.success() && about_it.is_empty(), "{said}");
+        }
+        Err(_) => eprintln!("skipped: no systemd-analyze here"),
     }
 }

@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -409,9 +410,21 @@ impl Drop for Background {
 
 #[test]
 fn the_supervisor_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify.sock");
+    is_told(UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap());
+}
+
+/// A name without a file, which begins with `@` in the environment.
+#[test]
+fn a_supervisor_without_a_file_is_told() {
+    let name = format!("ravelin-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    is_told(UnixDatagram::bind_addr(&address).unwrap(), &format!("@{name}"));
+}
+
+fn is_told(supervisor: UnixDatagram, socket: &str) {
     let place = Place::new("listeners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {}}}\n");
-    let path = place.path().join("notify.sock");
-    let supervisor = UnixDatagram::bind(&path).unwrap();
     supervisor.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let hear = || {
         let mut bytes = [0; 4096];
@@ -419,7 +432,7 @@ fn the_supervisor_is_told() {
         String::from_utf8(bytes[..read].to_vec()).unwrap()
     };
     let started = |arguments: &[&str]| {
-        let mut ravelin = place.launch(arguments).env("NOTIFY_SOCKET", path.to_str().unwrap()).spawn().unwrap();
+        let mut ravelin = place.launch(arguments).env("NOTIFY_SOCKET", socket).spawn().unwrap();
         ravelin.ready(1, Deadline::standard()).unwrap();
         ravelin
     };

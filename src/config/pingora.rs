@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use pingora_core::server::configuration::ServerConf;
 use serde_json::{Value, json};
 
+use crate::config::Span;
 use crate::config::de::{self, Scope};
 use crate::config::env::Environment;
 use crate::config::report::{Diagnostic, Report};
@@ -125,13 +126,17 @@ impl Surroundings {
     }
 }
 
-/// Keys whose defaults may fail without harm, while what the file asks for may not.
+/// Keys whose defaults may fail without harm, while what the file asks for may not; and who is named.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Given {
-    /// Whether there is a `pid_file`.
-    pub pid_file: bool,
-    /// Whether there is an `upgrade_sock`.
-    pub upgrade_sock: bool,
+    /// Where a `pid_file` is named.
+    pub pid_file: Option<Span>,
+    /// Where an `upgrade_sock` is named.
+    pub upgrade_sock: Option<Span>,
+    /// Where a `user` is named.
+    pub user: Option<Span>,
+    /// Where a `group` is named.
+    pub group: Option<Span>,
 }
 
 /// Decodes the map of Pingora's keys. `None` if that is impossible; what else is wrong is in the report.
@@ -147,7 +152,9 @@ pub(crate) fn decode(
     warn_of_no_effect(tree, node, report);
     let mut conf: ServerConf = de::decode(tree, node, Scope::Own, report).value?;
     let given = |key: &str| tree.entry(node, key);
-    let explicit = Given { pid_file: given("pid_file").is_some(), upgrade_sock: given("upgrade_sock").is_some() };
+    let place = |key: &str| given(key).map(|entry| tree.place(entry.value));
+    let explicit =
+        Given { pid_file: place("pid_file"), upgrade_sock: place("upgrade_sock"), user: place("user"), group: place("group") };
     match given("version") {
         Some(entry) if conf.version != 1 && !tree.node(entry.value).broken => {
             let message = format!("version {} does not exist", report.shown(tree.place(entry.value), &conf.version.to_string()));

@@ -13,6 +13,8 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::runtime::{AdminPlan, ListenerPlan};
+use crate::server::private::remove;
+use crate::server::process::Heir;
 use crate::server::upgrade::{Offer, Predecessor, Role, Tenure};
 use crate::types::ListenAddress;
 use crate::upstream::Wire;
@@ -49,8 +51,7 @@ pub(crate) struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.tenure.owns(self.inherited) {
-            // Nothing is lost if somebody was faster.
-            let _ = fs::remove_file(&self.path);
+            remove(&self.path);
         }
     }
 }
@@ -105,13 +106,15 @@ pub(crate) struct BindError {
 pub(super) struct Binder {
     predecessor: Option<Predecessor>,
     tenure: Tenure,
+    /// Whose the files of sockets become.
+    heir: Heir,
     /// A second descriptor of each, to hand on.
     offers: Vec<Offer>,
 }
 
 impl Binder {
-    pub(super) fn new(predecessor: Option<Predecessor>, tenure: Tenure) -> Self {
-        Self { predecessor, tenure, offers: Vec::new() }
+    pub(super) fn new(predecessor: Option<Predecessor>, tenure: Tenure, heir: Heir) -> Self {
+        Self { predecessor, tenure, heir, offers: Vec::new() }
     }
 
     /// Binds every listener, or none.
@@ -138,7 +141,7 @@ impl Binder {
         let (socket, file) = match inherited {
             Some(socket) => (socket, self.file(path, true)),
             None => {
-                let (socket, file) = unix(path, Type::SEQPACKET, UPGRADE_MODE, &self.tenure)?;
+                let (socket, file) = self.unix(path, Type::SEQPACKET, UPGRADE_MODE)?;
                 (socket.into(), file)
             }
         };
@@ -157,11 +160,11 @@ impl Binder {
             (ListenAddress::Tcp(_), Some(socket)) => BoundSocket::Tcp(bounded(socket.into())?),
             (ListenAddress::Tcp(address), None) => BoundSocket::Tcp(bounded(tcp(*address)?)?),
             (ListenAddress::Unix(path), Some(socket)) => {
-                fs::set_permissions(path, Permissions::from_mode(mode))?;
+                self.settle(path, mode)?;
                 BoundSocket::Unix(socket.into(), self.file(path, true))
             }
             (ListenAddress::Unix(path), None) => {
-                let (socket, file) = unix(path, Type::STREAM, mode, &self.tenure)?;
+                let (socket, file) = self.unix(path, Type::STREAM, mode)?;
                 BoundSocket::Unix(socket.into(), file)
             }
         };
@@ -170,6 +173,25 @@ impl Binder {
             BoundSocket::Unix(socket, _) => self.offer(role, name, address.to_string(), socket)?,
         }
         Ok(socket)
+    }
+
+    fn unix(&self, path: &Path, kind: Type, mode: u32) -> io::Result<(socket2::Socket, SocketFile)> {
+        remove_stale(path, kind)?;
+        let socket = socket2::Socket::new(Domain::UNIX, kind, None)?;
+        // The file gets the socket's mode, less the umask: nobody can connect for whom it is not meant, not even for a moment.
+        fchmod(&socket, Mode::from_bits_truncate(mode))?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        let file = self.file(path, false);
+        self.settle(path, mode)?;
+        socket.set_nonblocking(true)?;
+        socket.listen(BACKLOG)?;
+        Ok((socket, file))
+    }
+
+    /// The mode is about the owner whom the process will be: `0660` lets in its user and group.
+    fn settle(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.heir.give(path)?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
     fn file(&self, path: &Path, inherited: bool) -> SocketFile {
@@ -199,19 +221,6 @@ fn tcp(address: SocketAddr) -> io::Result<socket2::Socket> {
 fn bounded(socket: socket2::Socket) -> io::Result<StdTcpListener> {
     socket.set_tcp_notsent_lowat(UNSENT)?;
     Ok(socket.into())
-}
-
-fn unix(path: &Path, kind: Type, mode: u32, tenure: &Tenure) -> io::Result<(socket2::Socket, SocketFile)> {
-    remove_stale(path, kind)?;
-    let socket = socket2::Socket::new(Domain::UNIX, kind, None)?;
-    // The file gets the socket's mode, less the umask: nobody can connect for whom it is not meant, not even for a moment.
-    fchmod(&socket, Mode::from_bits_truncate(mode))?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile { path: path.to_owned(), inherited: false, tenure: tenure.clone() };
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
-    socket.set_nonblocking(true)?;
-    socket.listen(BACKLOG)?;
-    Ok((socket, file))
 }
 
 /// Removes a socket that a process left behind; one that somebody answers on is left alone.
@@ -262,7 +271,7 @@ mod tests {
     fn bind(address: &str) -> Result<Vec<Bound>, BindError> {
         let address = address.parse().unwrap();
         let plan = ListenerPlan { name: "main".into(), address, mode: None, http2: false, proxy_protocol: false, tls: false };
-        Binder::new(None, Tenure::default()).listeners(&[plan])
+        Binder::new(None, Tenure::default(), Heir::default()).listeners(&[plan])
     }
 
     #[test]

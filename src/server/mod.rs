@@ -47,6 +47,7 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use self::bind::{BoundSocket, Socket};
 pub(crate) use self::drain::Drain;
 pub(crate) use self::head::verdict;
+pub(crate) use self::process::{find_group, find_user};
 pub(crate) use self::reload::Load;
 
 use self::background::Launcher;
@@ -55,6 +56,7 @@ use self::engine::engine;
 use self::listeners::Listeners;
 use self::logs::Logs;
 use self::private::{Folder, PidFile};
+use self::process::Heir;
 use self::ready::Waiting;
 use self::reload::{Configuration, First};
 use self::sandbox::{Places, Sandbox};
@@ -160,20 +162,20 @@ pub(crate) fn serve(compiled: Compiled, report: &Report, load: Load, start: Star
 /// Takes sockets and files, as the user who started this.
 fn take_seat(boot: &BootPlan, start: Start) -> Result<Seat, StartError> {
     let conf = &boot.pingora;
-    let user = process::future_user(conf)?;
+    let (user, heir) = (process::future_user(conf)?, Heir::of(conf)?);
     let tenure = Tenure::default();
     let upgrade_sock = Path::new(&conf.upgrade_sock);
     let predecessor = match start {
         Start::Upgrade => Some(Predecessor::find(upgrade_sock, upgrade_wait(conf), user, &tenure)?),
         Start::Fresh | Start::Alone => None,
     };
-    let mut binder = Binder::new(predecessor, tenure.clone());
+    let mut binder = Binder::new(predecessor, tenure.clone(), heir);
     let listeners = binder.listeners(&boot.listeners)?;
     let admin = boot.admin.as_ref().map(|plan| binder.admin(plan)).transpose()?;
     let (folder, upgrade, pid_file) = if start == Start::Alone {
         (None, None, None)
     } else {
-        let folder = make_folder(boot, user);
+        let folder = make_folder(boot, user, heir);
         (folder, bind_upgrade(&mut binder, boot)?, claim_pid_file(boot, start)?)
     };
     let (predecessor, offers) = binder.finish();
@@ -182,10 +184,13 @@ fn take_seat(boot: &BootPlan, start: Start) -> Result<Seat, StartError> {
 }
 
 /// The folder of pid file and socket, where the file does not say where they are.
-fn make_folder(boot: &BootPlan, user: Option<u32>) -> Option<Folder> {
-    let paths = [(boot.given.pid_file, &boot.pingora.pid_file), (boot.given.upgrade_sock, &boot.pingora.upgrade_sock)];
+fn make_folder(boot: &BootPlan, user: Option<u32>, heir: Heir) -> Option<Folder> {
+    let paths = [
+        (boot.given.pid_file.is_some(), &boot.pingora.pid_file),
+        (boot.given.upgrade_sock.is_some(), &boot.pingora.upgrade_sock),
+    ];
     let path = paths.iter().find(|(given, _)| !given).and_then(|(_, path)| Path::new(path).parent())?;
-    let made = Folder::make(path, user);
+    let made = Folder::make(path, user, heir);
     made.inspect_err(|error| log::warn!("the process's own folder can't be had path={} error={error}", path.display())).ok()
 }
 
@@ -194,7 +199,7 @@ fn bind_upgrade(binder: &mut Binder, boot: &BootPlan) -> Result<Option<(UnixList
     let path = &boot.pingora.upgrade_sock;
     match binder.upgrade(Path::new(path)) {
         Ok(bound) => Ok(Some(bound)),
-        Err(error) if boot.given.upgrade_sock => Err(StartError::UpgradeSocket(path.clone(), error)),
+        Err(error) if boot.given.upgrade_sock.is_some() => Err(StartError::UpgradeSocket(path.clone(), error)),
         Err(error) => {
             log::warn!("no upgrade will be possible upgrade_sock={path} error={error}");
             Ok(None)
@@ -206,7 +211,7 @@ fn bind_upgrade(binder: &mut Binder, boot: &BootPlan) -> Result<Option<(UnixList
 fn claim_pid_file(boot: &BootPlan, start: Start) -> Result<Option<PidFile>, StartError> {
     match PidFile::claim(Path::new(&boot.pingora.pid_file), start == Start::Upgrade) {
         Ok(claimed) => Ok(Some(claimed)),
-        Err(error) if boot.given.pid_file || boot.pingora.daemon => Err(error.into()),
+        Err(error) if boot.given.pid_file.is_some() || boot.pingora.daemon => Err(error.into()),
         Err(error) => {
             log::warn!("{error}");
             Ok(None)

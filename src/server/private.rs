@@ -2,11 +2,24 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
+
+use crate::server::process::Heir;
+
+/// Takes away a file of the process's own. That somebody was faster does no harm; that it may not is said: whoever finds the file might
+/// take it for a living process's.
+pub(super) fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            log::warn!("stays behind: the user of this process may not remove it path={} error={error}", path.display());
+        }
+        _ => {}
+    }
+}
 
 /// The folder of a configuration's own. It goes with the last process that has something in it.
 #[derive(Debug)]
@@ -17,13 +30,11 @@ impl Folder {
     ///
     /// # Errors
     /// It can't be made, or somebody else could write to it.
-    pub(super) fn make(path: &Path, user: Option<u32>) -> io::Result<Self> {
+    pub(super) fn make(path: &Path, user: Option<u32>, heir: Heir) -> io::Result<Self> {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {
-                if let Some(user) = user {
-                    // Whom this process becomes will remove from it what this process put there.
-                    chown(path, Some(user), None)?;
-                }
+                // Whom this process becomes will remove from it what this process put there.
+                heir.give(path)?;
                 return Ok(Self(path.to_owned()));
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -42,7 +53,10 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         // Not while there is something in it.
-        let _ = fs::remove_dir(&self.0);
+        let is_empty = fs::read_dir(&self.0).is_ok_and(|mut entries| entries.next().is_none());
+        if is_empty && let Err(error) = fs::remove_dir(&self.0) {
+            log::info!("the process's own folder stays behind, empty path={} error={error}", self.0.display());
+        }
     }
 }
 
@@ -120,7 +134,9 @@ impl Drop for PidFile {
         for path in [&self.path, &old(&self.path)] {
             let is_own = |found: &fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
             if fs::symlink_metadata(path).as_ref().is_ok_and(is_own) {
-                let _ = fs::remove_file(path);
+                // Where it must stay it names no process: its number will be another's some day.
+                let _ = self.file.set_len(0);
+                remove(path);
             }
         }
     }
@@ -224,12 +240,12 @@ mod tests {
     fn a_folder_that_others_can_write_to_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("own");
-        let folder = Folder::make(&path, None).unwrap();
+        let folder = Folder::make(&path, None, Heir::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(path.join("a"), "").unwrap();
-        drop(Folder::make(&path, None).unwrap());
+        drop(Folder::make(&path, None, Heir::default()).unwrap());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        Folder::make(&path, None).unwrap_err();
+        Folder::make(&path, None, Heir::default()).unwrap_err();
         fs::remove_file(path.join("a")).unwrap();
         drop(folder);
         assert!(!path.exists());

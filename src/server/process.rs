@@ -1,6 +1,8 @@
 //! What the process asks of the system: descriptors at start, then no more rights than it needs.
 
 use std::io;
+use std::os::unix::fs::lchown;
+use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setgid, setgroups, setuid};
 use pingora_core::server::configuration::ServerConf;
@@ -41,14 +43,35 @@ pub(super) fn future_user(conf: &ServerConf) -> Result<Option<u32>, PrivilegeErr
     Ok(conf.user.as_ref().map(|name| find_user(name)).transpose()?.map(|user| user.uid.as_raw()))
 }
 
+/// Whose the files of a process become that will be another user: those that it can't remove otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Heir {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Heir {
+    /// Of this process, if it is root: nobody else can give files away, nor become another.
+    pub(super) fn of(conf: &ServerConf) -> Result<Self, PrivilegeError> {
+        if !Uid::effective().is_root() {
+            return Ok(Self::default());
+        }
+        let (user, group) = future(conf)?;
+        Ok(Self { uid: user.map(|user| user.uid.as_raw()), gid: group.map(Gid::as_raw) })
+    }
+
+    /// Gives it this file or folder; a link is not followed.
+    pub(super) fn give(self, path: &Path) -> io::Result<()> {
+        if self == Self::default() { Ok(()) } else { lchown(path, self.uid, self.gid) }
+    }
+}
+
 /// Becomes `user` and `group`, once sockets are bound and before any thread starts.
 pub(super) fn drop_privileges(conf: &ServerConf) -> Result<(), PrivilegeError> {
     if conf.user.is_none() && conf.group.is_none() {
         return Ok(());
     }
-    let user = conf.user.as_ref().map(|name| find_user(name)).transpose()?;
-    let group = conf.group.as_ref().map(|name| find_group(name)).transpose()?;
-    let group = group.or_else(|| user.as_ref().map(|user| user.gid));
+    let (user, group) = future(conf)?;
     // Already who it should be: a supervisor may have seen to that, without the right to change groups.
     let is_user = user.as_ref().is_none_or(|user| user.uid == Uid::effective());
     if is_user && group.is_none_or(|group| group == Gid::effective()) {
@@ -72,7 +95,15 @@ pub(super) fn drop_privileges(conf: &ServerConf) -> Result<(), PrivilegeError> {
     Ok(())
 }
 
-fn find_user(name: &str) -> Result<User, PrivilegeError> {
+fn future(conf: &ServerConf) -> Result<(Option<User>, Option<Gid>), PrivilegeError> {
+    let user = conf.user.as_ref().map(|name| find_user(name)).transpose()?;
+    let group = conf.group.as_ref().map(|name| find_group(name)).transpose()?;
+    let group = group.or_else(|| user.as_ref().map(|user| user.gid));
+    Ok((user, group))
+}
+
+/// Looks a user up, by name or number.
+pub(crate) fn find_user(name: &str) -> Result<User, PrivilegeError> {
     let found = match name.parse() {
         Ok(id) => User::from_uid(Uid::from_raw(id)),
         Err(_) => User::from_name(name),
@@ -80,7 +111,8 @@ fn find_user(name: &str) -> Result<User, PrivilegeError> {
     found.ok().flatten().ok_or_else(|| PrivilegeError::NoUser(name.to_owned()))
 }
 
-fn find_group(name: &str) -> Result<Gid, PrivilegeError> {
+/// Looks a group up, by name or number.
+pub(crate) fn find_group(name: &str) -> Result<Gid, PrivilegeError> {
     let found = match name.parse() {
         Ok(id) => Group::from_gid(Gid::from_raw(id)),
         Err(_) => Group::from_name(name),

@@ -1,6 +1,12 @@
 //! What systemd is told of the process (`sd_notify(3)`, for units of `Type=notify` or `notify-reload`). Without `NOTIFY_SOCKET` in the
 //! environment, nothing is said.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
 use sd_notify::NotifyState;
 
 /// It serves. `main`: it is not the process that the supervisor started, but the service is this one now.
@@ -26,7 +32,17 @@ pub(super) fn stopping() {
 }
 
 fn say(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("the supervisor can't be told error={error}");
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = tell(&socket, state) {
+        log::warn!("the supervisor can't be told socket={} error={error}", socket.display());
     }
+}
+
+/// The crate knows sockets that are files. Names without one (`@…`, unix(7)) are what containers' supervisors give.
+fn tell(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
+    let Some(name) = socket.as_bytes().strip_prefix(b"@") else { return sd_notify::notify(state) };
+    let supervisor = UnixDatagram::unbound()?;
+    supervisor.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let message: String = state.iter().map(|state| format!("{state}\n")).collect();
+    supervisor.send(message.as_bytes()).map(drop)
 }

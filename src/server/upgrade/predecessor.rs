@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::Tenure;
 use super::wire::{self, PROTOCOL, Packet, Role};
+use crate::server::private;
 use crate::types::ListenAddress;
 
 /// How long the other side may take over one packet.
@@ -162,8 +163,7 @@ impl Handed {
 fn remove(handed: &Handed) {
     log::info!("closed, since the configuration does not have it any more address={} name={}", handed.address, handed.name);
     if let Some(path) = handed.file() {
-        // Whoever was faster has done no harm.
-        let _ = std::fs::remove_file(path);
+        private::remove(&path);
     }
 }
 

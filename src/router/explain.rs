@@ -76,7 +76,8 @@ impl Router {
     fn standings(&self, question: &Question<'_>) -> HashMap<usize, Standing> {
         let mut standings: HashMap<usize, Standing> = HashMap::new();
         self.walk(question, |list, path, keeps_slashes| {
-            for (route, regex) in list.routes() {
+            for (target, regex) in list.routes() {
+                let route = target.route();
                 let rule = self.rule(route);
                 if rule.reads(question, keeps_slashes) && regex.is_none_or(|regex| regex.is_match(path.as_bytes())) {
                     // Met by several of its hosts and paths, it counts by the most specific.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::config::{Match, PathMatch};
 use crate::router::condition::{Condition, conditions};
 use crate::router::rank::{Rank, Standing};
-use crate::router::table::{List, Table};
+use crate::router::table::{List, Table, Target};
 use crate::types::HostPattern;
 
 pub(crate) use explain::Verdict;
@@ -119,7 +119,7 @@ impl Router {
         let conditions = conditions(&matches, listeners);
         let hosts: Box<[HostPattern]> = matches.hosts.into_iter().map(|host| host.value).collect();
         let paths: Box<[PathMatch]> = matches.paths.into_iter().map(|path| path.value).collect();
-        self.table.add(order, hosts.iter(), paths.iter());
+        self.table.add(Target::new(order, conditions.is_empty()), hosts.iter(), paths.iter());
         self.keeps_slashes |= keeps_slashes;
         self.rules.push(Rule { rank, keeps_slashes, conditions });
         self.patterns.push(Patterns { hosts, paths });
@@ -128,7 +128,7 @@ impl Router {
     /// Makes ready for questions, once all routes are added.
     pub(crate) fn finish(&mut self) {
         let rules = &self.rules;
-        self.table.sort(|route| rules.get(route as usize).map(|rule| rule.rank));
+        self.table.sort(|target| rules.get(target.route() as usize).map(|rule| rule.rank));
         self.rules.shrink_to_fit();
         self.patterns.shrink_to_fit();
     }
@@ -145,12 +145,24 @@ impl Router {
 
     /// The most specific route that matches.
     pub(crate) fn find(&self, question: &Question<'_>) -> Option<Found> {
+        // Where there is but one form of the path, lists come in the order of rank: the first that holds wins.
+        let one_form = question.unmerged.is_none() || !self.keeps_slashes;
         let mut best: Option<Standing> = None;
+        let mut decided: Option<u32> = None;
         self.walk(question, |list, path, keeps_slashes| {
             if best.is_some_and(|best| (best.host, best.path) < (list.host, list.path)) {
                 return ControlFlow::Break(());
             }
-            for (route, regex) in list.routes() {
+            for (target, regex) in list.routes() {
+                let route = target.route();
+                if one_form && regex.is_none() && best.is_none() {
+                    // Of one that asks for nothing more no more need be fetched.
+                    if target.is_plain() || self.rule(route).holds(question) {
+                        decided = Some(route);
+                        return ControlFlow::Break(());
+                    }
+                    continue;
+                }
                 let rule = self.rule(route);
                 let standing = Standing { host: list.host, path: list.path, rank: rule.rank };
                 if best.is_some_and(|best| best < standing) {
@@ -158,7 +170,7 @@ impl Router {
                 }
                 if rule.reads(question, keeps_slashes)
                     && regex.is_none_or(|regex| regex.is_match(path.as_bytes()))
-                    && rule.conditions.iter().all(|condition| condition.holds(question))
+                    && rule.holds(question)
                 {
                     best = Some(standing);
                     break;
@@ -166,8 +178,8 @@ impl Router {
             }
             ControlFlow::Continue(())
         });
-        let route = best?.rank.order;
-        Some(Found { route: route as usize, keeps_slashes: self.rule(route).keeps_slashes })
+        let route = decided.or_else(|| best.map(|best| best.rank.order))?;
+        Some(Found { route: route as usize, keeps_slashes: self.keeps_slashes && self.rule(route).keeps_slashes })
     }
 
     /// Visits what matches by host and path; for the path with `//` kept anew, if that is another.
@@ -188,5 +200,10 @@ impl Rule {
     /// Whether this is the form of the path that the route is about. Where there is but one, it is.
     fn reads(&self, question: &Question<'_>, keeps_slashes: bool) -> bool {
         question.unmerged.is_none() || self.keeps_slashes == keeps_slashes
+    }
+
+    /// Whether all holds that it asks for beside host and path.
+    fn holds(&self, question: &Question<'_>) -> bool {
+        self.conditions.iter().all(|condition| condition.holds(question))
     }
 }

@@ -1,15 +1,16 @@
 //! Routes by host and path: hosts by hashing, paths in a tree of segments.
 //!
-//! All trees share one arena of nodes, and one hash table leads from a node and a segment to the node below. A host's tree hangs
-//! from a node of its own; below it is the root `/`, which is an empty segment, and below that what is between slashes. What hangs at
-//! the host itself says nothing of paths.
+//! All trees share one arena of nodes, and one hash table (`edges`) leads from a node and a text to what is below. A host's tree hangs from
+//! an edge of its own; below it is the root `/`, which is an empty segment, and below that what is between slashes. What hangs at the host
+//! itself says nothing of paths. Where there is but one route and nothing below it, as for most hosts of many, it is in the edge, and there
+//! is no node.
+
+mod edges;
 
 use std::cmp::Reverse;
-use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
 
-use hashbrown::{Equivalent, HashMap};
-
+use self::edges::Edges;
 use crate::config::PathMatch;
 use crate::router::rank::{HostRank, PathRank};
 use crate::types::{HostPattern, PathPattern, Regex};
@@ -18,26 +19,43 @@ use crate::types::{HostPattern, PathPattern, Regex};
 const MAX_HOST: usize = 255;
 /// The tree of every host.
 const ANY_HOST: u32 = 0;
+/// Whence edges lead to the trees of hosts: there are never as many nodes.
+const HOSTS: u32 = u32::MAX;
+/// Likewise by what follows `*.`.
+const WILDCARDS: u32 = u32::MAX - 1;
 
 /// All routes by what they say of host and path.
 pub(super) struct Table {
-    exact: HashMap<Box<str>, u32>,
-    /// By what follows `*.`.
-    wildcard: HashMap<Box<str>, u32>,
-    /// The most labels that any of these has: longer ends of a host need not be looked up.
+    /// Whether some route names a host.
+    exact: bool,
+    /// The most labels that any wildcard has: longer ends of a host need not be looked up.
     wildcard_labels: usize,
-    edges: HashMap<Edge, u32>,
+    edges: Edges,
     nodes: Vec<Node>,
     /// Expressions, each with its route.
-    regexes: Vec<(Regex, u32)>,
+    regexes: Vec<(Regex, Target)>,
 }
 
 /// Routes that differ at most in what is neither host nor path; the most specific first.
 pub(super) struct List<'a> {
     pub(super) host: HostRank,
     pub(super) path: PathRank,
-    entries: &'a [u32],
+    entries: &'a [Target],
     table: &'a Table,
+}
+
+/// A route, and whether it asks for nothing but host and path: then nothing more of it is looked at. Or an expression's index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target(u32);
+
+/// What is at the end of an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Node(u32),
+    /// One route for exactly this path, and nothing else.
+    Exact(Target),
+    /// One for this path and all below it.
+    Prefix(Target),
 }
 
 /// One line of the processor's cache: with very many routes, what a lookup costs is how many of them it must fetch.
@@ -63,45 +81,28 @@ struct Node {
 enum Entries {
     #[default]
     None,
-    One(u32),
-    Many(Box<Vec<u32>>),
+    One(Target),
+    Many(Box<Vec<Target>>),
 }
 
-#[derive(PartialEq, Eq)]
-struct Edge {
-    parent: u32,
-    segment: Box<str>,
+/// What of a path a route is about.
+#[derive(Clone, Copy)]
+enum Reach {
+    Exact,
+    Prefix,
 }
 
-/// An [`Edge`] to look up.
-#[derive(Hash)]
-struct EdgeRef<'a> {
-    parent: u32,
-    segment: &'a str,
-}
-
-impl Hash for Edge {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        EdgeRef { parent: self.parent, segment: &self.segment }.hash(state);
-    }
-}
-
-impl Equivalent<Edge> for EdgeRef<'_> {
-    fn equivalent(&self, edge: &Edge) -> bool {
-        self.parent == edge.parent && *self.segment == *edge.segment
-    }
+/// An edge, and the length of the path that it leads to.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    from: u32,
+    text: &'a str,
+    length: usize,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        Self {
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
-            wildcard_labels: 0,
-            edges: HashMap::new(),
-            nodes: vec![Node::default()],
-            regexes: Vec::new(),
-        }
+        Self { exact: false, wildcard_labels: 0, edges: Edges::default(), nodes: vec![Node::default()], regexes: Vec::new() }
     }
 }
 
@@ -109,13 +110,13 @@ impl Table {
     /// Adds a route; it need not come in the order of its rank, if [`Table::sort`] follows.
     pub(super) fn add<'a>(
         &mut self,
-        route: u32,
+        route: Target,
         hosts: impl Iterator<Item = &'a HostPattern>,
         paths: impl Iterator<Item = &'a PathMatch> + Clone,
     ) {
-        let mut trees: Vec<u32> = hosts.map(|host| self.tree(host)).collect();
+        let mut trees: Vec<Option<Way<'_>>> = hosts.map(|host| self.tree(host)).collect();
         if trees.is_empty() {
-            trees.push(ANY_HOST);
+            trees.push(None);
         }
         for tree in trees {
             let mut any = true;
@@ -123,14 +124,16 @@ impl Table {
                 any = false;
                 self.add_path(tree, path, route);
             }
-            if any {
-                self.node_mut(tree).prefix.push(route);
+            match tree {
+                _ if !any => {}
+                Some(way) => self.attach(way, Reach::Prefix, route),
+                None => self.node_mut(ANY_HOST).prefix.push(route),
             }
         }
     }
 
     /// Puts every list in the order of the routes' ranks.
-    pub(super) fn sort<K: Ord>(&mut self, rank: impl Fn(u32) -> K) {
+    pub(super) fn sort<K: Ord>(&mut self, rank: impl Fn(Target) -> K) {
         for node in &mut self.nodes {
             for entries in [&mut node.exact, &mut node.prefix] {
                 if let Entries::Many(list) = entries {
@@ -139,10 +142,9 @@ impl Table {
                 }
             }
             if let Entries::Many(list) = &mut node.regexes {
-                list.sort_by_key(|regex| self.regexes.get(*regex as usize).map(|(_, route)| rank(*route)));
+                list.sort_by_key(|regex| self.regexes.get(regex.0 as usize).map(|(_, route)| rank(*route)));
             }
         }
-        self.edges.shrink_to_fit();
         self.nodes.shrink_to_fit();
     }
 
@@ -150,62 +152,79 @@ impl Table {
     /// of the same rank.
     pub(super) fn walk(&self, host: &str, path: &str, visit: &mut impl FnMut(List<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
         let host = if host.len() > MAX_HOST { "" } else { host };
-        if !self.exact.is_empty()
-            && let Some(tree) = self.exact.get(host)
+        if self.exact
+            && let Some(tree) = self.edges.get(HOSTS, host)
         {
-            self.walk_tree(*tree, HostRank::Exact, path, visit)?;
+            self.walk_tree(tree, HostRank::Exact, path, visit)?;
         }
         if self.wildcard_labels > 0 {
             for suffix in self.suffixes(host) {
-                if let Some(tree) = self.wildcard.get(suffix) {
-                    self.walk_tree(*tree, HostRank::Wildcard(Reverse(suffix.len())), path, visit)?;
+                if let Some(tree) = self.edges.get(WILDCARDS, suffix) {
+                    self.walk_tree(tree, HostRank::Wildcard(Reverse(suffix.len())), path, visit)?;
                 }
             }
         }
-        self.walk_tree(ANY_HOST, HostRank::Any, path, visit)
+        self.walk_tree(Place::Node(ANY_HOST), HostRank::Any, path, visit)
     }
 
     fn walk_tree(
         &self,
-        tree: u32,
+        tree: Place,
         host: HostRank,
         path: &str,
         visit: &mut impl FnMut(List<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let mut show = |path: PathRank, entries: &Entries| match entries.as_slice() {
+        let mut show = |path: PathRank, entries: &[Target]| match entries {
             [] => ControlFlow::Continue(()),
             entries => visit(List { host, path, entries, table: self }),
         };
-        let mut deepest = tree;
+        // Where the way ends, how much of the path leads there, and the last node on it.
+        let (mut end, mut length, mut node) = (tree, 0, None);
         let mut whole = true;
         for segment in path.split('/') {
-            let edge = EdgeRef { parent: deepest, segment };
-            match self.node(deepest).inner.then(|| self.edges.get(&edge)).flatten() {
-                Some(below) => deepest = *below,
+            let Place::Node(index) = end else {
+                whole = false;
+                break;
+            };
+            node = Some(index);
+            match self.node(index).inner.then(|| self.edges.get(index, segment)).flatten() {
+                Some(below) => {
+                    end = below;
+                    length += segment.len() + 1;
+                }
                 None => {
                     whole = false;
                     break;
                 }
             }
         }
-        if whole {
-            show(PathRank::Exact, &self.node(deepest).exact)?;
+        if let Place::Node(index) = end {
+            node = Some(index);
         }
-        if !self.regexes.is_empty() {
-            for node in self.upwards(deepest) {
-                show(PathRank::Regex, &node.regexes)?;
+        if whole {
+            match end {
+                Place::Node(index) => show(PathRank::Exact, self.node(index).exact.as_slice())?,
+                Place::Exact(route) => show(PathRank::Exact, &[route])?,
+                Place::Prefix(_) => {}
             }
         }
-        for node in self.upwards(deepest) {
-            let rank = if node.parent.is_some() { PathRank::Prefix(Reverse(node.length)) } else { PathRank::Any };
-            show(rank, &node.prefix)?;
+        if !self.regexes.is_empty() {
+            for node in self.upwards(node) {
+                show(PathRank::Regex, node.regexes.as_slice())?;
+            }
+        }
+        if let Place::Prefix(route) = end {
+            show(prefix_rank(length), &[route])?;
+        }
+        for node in self.upwards(node) {
+            show(prefix_rank(node.length as usize), node.prefix.as_slice())?;
         }
         ControlFlow::Continue(())
     }
 
     /// A node and those above it.
-    fn upwards(&self, node: u32) -> impl Iterator<Item = &Node> {
-        std::iter::successors(Some(self.node(node)), |node| node.parent.map(|parent| self.node(parent)))
+    fn upwards(&self, node: Option<u32>) -> impl Iterator<Item = &Node> {
+        std::iter::successors(node.map(|node| self.node(node)), |node| node.parent.map(|parent| self.node(parent)))
     }
 
     /// `b.c` and `c` of `a.b.c`, without those that have more labels than any wildcard.
@@ -215,66 +234,103 @@ impl Table {
         std::iter::successors(host.get(from..), parent).skip(1)
     }
 
-    /// The node from which a host's tree hangs.
-    fn tree(&mut self, host: &HostPattern) -> u32 {
-        let (map, name) = match host {
-            HostPattern::Exact(name) => (&mut self.exact, name),
+    /// The edge from which a host's tree hangs; `None`: that of every host hangs from none.
+    fn tree<'h>(&mut self, host: &'h HostPattern) -> Option<Way<'h>> {
+        match host {
+            HostPattern::Exact(name) => {
+                self.exact = true;
+                Some(Way { from: HOSTS, text: name, length: 0 })
+            }
             HostPattern::Wildcard(suffix) => {
                 self.wildcard_labels = self.wildcard_labels.max(suffix.split('.').count());
-                (&mut self.wildcard, suffix)
+                Some(Way { from: WILDCARDS, text: suffix, length: 0 })
             }
-            HostPattern::Any => return ANY_HOST,
-        };
-        let nodes = &mut self.nodes;
-        match map.get(name.as_str()) {
-            Some(tree) => *tree,
-            None => {
-                let tree = push(nodes, Node::default());
-                map.insert(name.as_str().into(), tree);
-                tree
-            }
+            HostPattern::Any => None,
         }
     }
 
-    fn add_path(&mut self, tree: u32, path: &PathMatch, route: u32) {
+    fn add_path(&mut self, tree: Option<Way<'_>>, path: &PathMatch, route: Target) {
+        let tree = tree.map_or(ANY_HOST, |way| self.branch(way));
         match path {
             PathMatch::Pattern { pattern: PathPattern::Exact(path), .. } => {
-                let node = self.descend(tree, path);
-                self.node_mut(node).exact.push(route);
+                let way = self.descend(tree, path);
+                self.attach(way, Reach::Exact, route);
             }
             PathMatch::Pattern { pattern: PathPattern::Prefix(path), .. } => {
-                let node = self.descend(tree, path);
-                self.node_mut(node).prefix.push(route);
+                let way = self.descend(tree, path);
+                self.attach(way, Reach::Prefix, route);
             }
             PathMatch::Regex(regex) => {
                 // Whole segments that every match begins with.
                 let node = match regex.prefix().rsplit_once('/') {
-                    Some((segments, _)) => self.descend(tree, segments),
+                    Some((segments, _)) => {
+                        let way = self.descend(tree, segments);
+                        self.branch(way)
+                    }
                     None => tree,
                 };
                 let index = u32::try_from(self.regexes.len()).unwrap_or(u32::MAX);
                 self.regexes.push((regex.clone(), route));
-                self.node_mut(node).regexes.push(index);
+                self.node_mut(node).regexes.push(Target(index));
             }
         }
     }
 
-    /// The node of a path, one level for each segment.
-    fn descend(&mut self, tree: u32, path: &str) -> u32 {
-        let mut node = tree;
-        let mut length = 0;
-        for segment in path.split('/') {
-            length += segment.len() + 1;
-            let found = self.edges.get(&EdgeRef { parent: node, segment }).copied();
-            node = found.unwrap_or_else(|| {
-                let length = u32::try_from(length).unwrap_or(u32::MAX);
-                let below = push(&mut self.nodes, Node { parent: Some(node), length, ..Node::default() });
-                self.edges.insert(Edge { parent: node, segment: segment.into() }, below);
-                self.node_mut(node).inner = true;
-                below
-            });
+    /// The edge to a path, with a node for each level above it.
+    fn descend<'p>(&mut self, tree: u32, path: &'p str) -> Way<'p> {
+        let mut segments = path.split('/');
+        let first = segments.next().unwrap_or_default();
+        let mut way = Way { from: tree, text: first, length: first.len() + 1 };
+        for segment in segments {
+            let node = self.branch(way);
+            way = Way { from: node, text: segment, length: way.length + segment.len() + 1 };
         }
-        node
+        way
+    }
+
+    /// Puts a route at the end of an edge: into the edge, if it is the first there.
+    fn attach(&mut self, way: Way<'_>, reach: Reach, route: Target) {
+        if self.edges.get(way.from, way.text).is_none() {
+            let place = match reach {
+                Reach::Exact => Place::Exact(route),
+                Reach::Prefix => Place::Prefix(route),
+            };
+            self.lead(way, place);
+            return;
+        }
+        let node = self.branch(way);
+        let node = self.node_mut(node);
+        match reach {
+            Reach::Exact => node.exact.push(route),
+            Reach::Prefix => node.prefix.push(route),
+        }
+    }
+
+    /// The node at the end of an edge; what was in the edge is in the node from then on.
+    fn branch(&mut self, way: Way<'_>) -> u32 {
+        let found = self.edges.get(way.from, way.text);
+        if let Some(Place::Node(node)) = found {
+            return node;
+        }
+        let parent = (!matches!(way.from, HOSTS | WILDCARDS)).then_some(way.from);
+        let mut node = Node { parent, length: u32::try_from(way.length).unwrap_or(u32::MAX), ..Node::default() };
+        match found {
+            Some(Place::Exact(route)) => node.exact.push(route),
+            Some(Place::Prefix(route)) => node.prefix.push(route),
+            Some(Place::Node(_)) | None => {}
+        }
+        self.nodes.push(node);
+        // A file holds far fewer than 2³² characters, and so segments.
+        let index = u32::try_from(self.nodes.len() - 1).unwrap_or(u32::MAX);
+        self.lead(way, Place::Node(index));
+        index
+    }
+
+    fn lead(&mut self, way: Way<'_>, to: Place) {
+        self.edges.set(way.from, way.text, to);
+        if let Some(node) = self.nodes.get_mut(way.from as usize) {
+            node.inner = true;
+        }
     }
 
     fn node(&self, index: u32) -> &Node {
@@ -286,14 +342,31 @@ impl Table {
     }
 }
 
-/// The index of a new node. A file holds far fewer than 2³² characters, and so segments.
-fn push(nodes: &mut Vec<Node>, node: Node) -> u32 {
-    nodes.push(node);
-    u32::try_from(nodes.len() - 1).unwrap_or(u32::MAX)
+/// Of a prefix by its length; what hangs at the host itself has none.
+fn prefix_rank(length: usize) -> PathRank {
+    if length == 0 { PathRank::Any } else { PathRank::Prefix(Reverse(u32::try_from(length).unwrap_or(u32::MAX))) }
+}
+
+impl Target {
+    const PLAIN: u32 = 1 << 31;
+
+    pub(super) fn new(route: u32, is_plain: bool) -> Self {
+        Self(if is_plain { route | Self::PLAIN } else { route })
+    }
+
+    /// In the order in which they were added.
+    pub(super) fn route(self) -> u32 {
+        self.0 & !Self::PLAIN
+    }
+
+    /// Whether it asks for nothing but host and path.
+    pub(super) fn is_plain(self) -> bool {
+        self.0 & Self::PLAIN != 0
+    }
 }
 
 impl Entries {
-    fn push(&mut self, entry: u32) {
+    fn push(&mut self, entry: Target) {
         match self {
             Self::None => *self = Self::One(entry),
             Self::One(first) => *self = Self::Many(Box::new(vec![*first, entry])),
@@ -301,7 +374,7 @@ impl Entries {
         }
     }
 
-    fn as_slice(&self) -> &[u32] {
+    fn as_slice(&self) -> &[Target] {
         match self {
             Self::None => &[],
             Self::One(entry) => std::slice::from_ref(entry),
@@ -312,11 +385,11 @@ impl Entries {
 
 impl<'a> List<'a> {
     /// Each route, with the expression that has yet to be found in the path.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (u32, Option<&'a Regex>)> + use<'a> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = (Target, Option<&'a Regex>)> + use<'a> {
         let (table, by_regex) = (self.table, self.path == PathRank::Regex);
         self.entries.iter().filter_map(move |entry| {
             if by_regex {
-                table.regexes.get(*entry as usize).map(|(regex, route)| (*route, Some(regex)))
+                table.regexes.get(entry.0 as usize).map(|(regex, route)| (*route, Some(regex)))
             } else {
                 Some((*entry, None))
             }
@@ -348,13 +421,13 @@ mod tests {
         let mut table = Table::default();
         let paths: Vec<PathMatch> = ["^/a/b/[0-9]", "^/a/[a-z]", "x$"].map(|text| PathMatch::Regex(text.parse().unwrap())).into();
         for (route, path) in (0..).zip(&paths) {
-            table.add(route, std::iter::empty(), std::iter::once(path));
+            table.add(Target::new(route, false), std::iter::empty(), std::iter::once(path));
         }
-        table.sort(|route| route);
+        table.sort(Target::route);
         let tried = |path: &str| {
             let mut tried = Vec::new();
             let _ = table.walk("h", path, &mut |list| {
-                tried.extend(list.routes().map(|(route, _)| route));
+                tried.extend(list.routes().map(|(route, _)| route.route()));
                 ControlFlow::Continue(())
             });
             tried

@@ -109,6 +109,55 @@ fn run_only_tests_a_file_when_asked_to() {
 }
 
 #[test]
+fn a_file_can_be_named_without_a_flag() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("edge.yaml"), SOUND).unwrap();
+    for arguments in [&["check", "edge.yaml"][..], &["run", "edge.yaml", "-t"]] {
+        assert_eq!(ravelin(directory.path(), arguments).status.code(), Some(0), "{arguments:?}");
+    }
+    let twice = ravelin(directory.path(), &["check", "edge.yaml", "-c", "edge.yaml"]);
+    assert_eq!(twice.status.code(), Some(2));
+}
+
+/// Whether this machine could serve it is not the file's fault, so `--strict` does not count it.
+#[test]
+fn check_says_what_the_machine_lacks() {
+    let yaml = "user: nobody-of-this-name\ngroup: no-group-of-this-name\npid_file: /nonexistent/ravelin.pid\n\
+                listeners: {main: {address: unix:/nonexistent/edge.sock}}\naccess_log: {output: {file: logs/access.log}}\n\
+                routes: {all: {respond: {body: ok}}}\n";
+    let said = check(yaml, &["--strict"]);
+    assert!(said.starts_with("exit 0\n"), "{said}");
+    for part in [
+        "edge.yaml:1:7: warning: this machine has no user `nobody-of-this-name`: `ravelin run` would not start",
+        "edge.yaml:2:8: warning: this machine has no group `no-group-of-this-name`",
+        "edge.yaml:3:11: warning: there is no folder `/nonexistent`: `ravelin run` would not start",
+        "edge.yaml:4:29: warning: there is no folder `/nonexistent`",
+        "/logs`: `ravelin run` would not start",
+    ] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
+}
+
+#[test]
+fn what_asks_needs_no_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let yaml = "listeners:\n  main: {address: 127.0.0.1:8443, tls: {certificates: [{cert: no.pem, key: no.key}], client_auth: {ca: no.pem}}}\n\
+                upstreams: {a: {endpoints: [a.test:443], tls: {ca: no.pem, client_cert: no.pem, client_key: no.key}}}\n\
+                routes: {all: {upstream: a}}\n\
+                tests: [{name: a, request: {url: 'https://x.test/'}, expect: {route: all, upstream: a, endpoint: 'a.test:443'}}]\n";
+    std::fs::write(directory.path().join("edge.yaml"), yaml).unwrap();
+    for arguments in [&["test", "edge.yaml"][..], &["explain", "-c", "edge.yaml", "https://x.test/"]] {
+        let output = ravelin(directory.path(), arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}\n{said}");
+        assert!(said.starts_with("note: not all keys and certificates can be read"), "{said}");
+    }
+    // What serves does.
+    let said = check(yaml, &[]);
+    assert!(said.starts_with("exit 1\n") && said.contains("no.pem"), "{said}");
+}
+
+#[test]
 fn every_configuration_of_ours_passes_check() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec!["conf/ravelin.yaml".to_owned()];

@@ -240,6 +240,7 @@ cases! {
     upstream_host_without_value: upstream("    endpoints: [a:80]\n    host: set\n");
     upstream_health_check_zeros: upstream("    endpoints: [a:80]\n    health_check: {tcp: {interval: 0s, timeout: 0s, healthy_after: 0, unhealthy_after: 0}}\n");
     upstream_health_check_word: upstream("    endpoints: [a:80]\n    health_check: udp\n");
+    upstream_health_check_word_of_settings: upstream("    endpoints: [a:80]\n    health_check: http\n");
     upstream_health_check_http: upstream("    endpoints: [a:80]\n    health_check: {http: {path: healthz, host: \"a b\", expect: [2xx, 600, 299-200], interval: 0s, timeout: 0s, port: 0, method: HEAD}}\n");
     upstream_health_check_expects_nothing: upstream("    endpoints: [a:80]\n    health_check: {http: {expect: []}}\n");
     upstream_health_check_grpc: upstream("    endpoints: [a:80]\n    health_check: {grpc: {servise: a, interval: 0s, healthy_after: 0, unhealthy_after: 0, port: 70000}}\n");
@@ -298,6 +299,10 @@ cases! {
     route_same_match_of_everything: routes("  a: {respond: {}}\n  b: {match: {paths: [/*], hosts: [\"*\"]}, respond: {}}\n");
     route_is_empty: routes("  a:\n");
 
+    route_regexes_that_no_path_meets: routes("  a:\n    match:\n      paths: [{regex: ^/a//b}, {regex: ^/a%2f}, {regex: ^/%61}, {regex: '^/a\\?b=1'}, {regex: ^/a b}, {regex: ^/é}, {regex: '^/(a|b)/\\./'}]\n    respond: {}\n  b:\n    match: {paths: [{regex: ^/b//c}, {regex: '^/b\\\\'}, {regex: ^/b%zz}]}\n    path: {merge_slashes: false}\n    respond: {}\n");
+    route_methods_that_no_request_brings: routes("  a:\n    match:\n      methods: [GET, TRACE, CONNECT]\n    respond: {}\n");
+    route_headers_that_no_request_brings: "listeners: {http: {address: 127.0.0.1:80}, inside: {address: 127.0.0.1:81, underscores: pass}}\nroutes:\n  a:\n    listeners: [http]\n    match: {headers: {user_id: \"1\", x-ravelin-explain: {present: true}}}\n    respond: {}\n  b:\n    match: {headers: {user_id: \"1\"}}\n    respond: {}\n".to_owned();
+
     // Answers.
     redirect_status: routes("  a: {redirect: {to: /b, status: 200}, match: {paths: [/a]}}\n");
     redirect_status_is_none: routes("  a: {redirect: {to: /b, status: 99}, match: {paths: [/a]}}\n");
@@ -306,6 +311,8 @@ cases! {
     redirect_too_early: routes("  a: {redirect: {to: \"https://b.com/{{ upstream.name }}\"}}\n");
     redirect_onto_itself: routes("  a: {match: {hosts: [a.com], paths: [/a/*]}, redirect: {to: \"http://a.com/a/b\"}}\n  b: {match: {paths: [/b]}, redirect: {to: /b?x=1}}\n  c: {match: {paths: [/c]}, redirect: {to: \"{{ request.path }}\"}}\n  d: {match: {paths: [/d]}, redirect: {to: \"http://{{ request.host }}{{ request.path }}\"}}\n");
     template_unknown_name: routes("  a: {redirect: {to: \"https://b.com{{ request.pth }}\"}}\n");
+    template_unknown_names: routes("  a: {redirect: {to: \"https://{{ request.hst }}{{ request.pth }}{{ request.uri }}\"}}\n");
+    template_of_another_server: routes("  a: {redirect: {to: \"https://$host$request_uri\"}}\n  b: {match: {paths: [/b]}, respond: {headers: {x-ip: $remote_addr}, body: \"in $request_time, at $5\"}}\n  c: {match: {paths: [/c]}, respond: {body: \"#!/bin/sh\\ncurl $host\\n\"}}\n") + "access_log: {format: {template: \"$remote_addr {{ request.path }}\"}}\nerrors: {404: {body: \"no $uri\"}}\n";
     template_of_a_client: routes("  a: {redirect: {to: \"https://b.com/{{ client.cert.subjct }}\"}}\n");
     template_unclosed: routes("  a: {redirect: {to: \"https://b.com{{ request.path\"}}\n");
     respond_status: routes("  a: {respond: {status: 101}}\n  b: {match: {paths: [/b]}, respond: {status: ok}}\n  c: {match: {paths: [/c]}, respond: {status: \"200\"}}\n");
@@ -316,6 +323,7 @@ cases! {
 
     // Filters.
     filter_unknown: filters("      - stmap: {name: x}\n      - frobnicate: {}\n");
+    filter_of_another_name: filters("      - gzip: {}\n      - basic-auth: {}\n      - proxy_set_header: {}\n");
     filter_not_yet: filters("      - cors: {}\n      - stamp: {name: x}\n        when: request.method == \"GET\"\n");
     filter_two_in_one_entry: filters("      - stamp: {name: x}\n        divert: {to: y}\n");
     filter_none_in_an_entry: filters("      - id: a\n      - {}\n      -\n");

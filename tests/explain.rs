@@ -178,6 +178,12 @@ tests:
   - name: a listener of its own
     request: {url: "http://admin.example.com/", client: 10.1.2.3, listener: inside}
     expect: {route: admin}
+  - name: nobody takes what is for nobody
+    request: {url: "http://nobody.example.net/"}
+    expect: {route: null, upstream: null, status: 404}
+  - name: nor what is refused
+    request: {method: TRACE, url: "http://old.example.com/"}
+    expect: {route: null, status: 405}
 "#;
 
 // covers: tests.expect.route, tests.expect.upstream, tests.expect.endpoint, tests.expect.status, tests.expect.headers, tests.expect.body
@@ -204,6 +210,9 @@ tests:
   - name: nothing is forwarded
     request: {url: "http://old.example.com/"}
     expect: {upstream: web, upstream_request: {path: /}}
+  - name: somebody takes it
+    request: {url: "http://api.example.com/v1/orders"}
+    expect: {route: null, upstream: null}
 "#;
 
 /// How long it took is not the same twice.
@@ -233,9 +242,9 @@ fn tests_of_further_files_and_results_for_ci() {
     file("more.yaml", "tests: [{name: further, request: {url: 'http://old.example.com/'}, expect: {status: 301}}]\n");
     let output = ravelin(directory.path(), &["test", "-c", "edge.yaml", "--tests", "more.yaml", "--junit", "out.xml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stdout).unwrap().contains("3 passed, 1 failed"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("5 passed, 1 failed"));
     let xml = std::fs::read_to_string(directory.path().join("out.xml")).unwrap();
-    for part in ["tests=\"4\" failures=\"1\"", "name=\"&lt;included&gt;\"", "message=\"status: expected 301, got 308\""] {
+    for part in ["tests=\"6\" failures=\"1\"", "name=\"&lt;included&gt;\"", "message=\"status: expected 301, got 308\""] {
         assert!(xml.contains(part), "{part}: {xml}");
     }
 }

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::{check, demo, explain, run, schema, test};
+use crate::cli::{check, demo, explain, foresight, run, schema, test};
 use crate::config::Report;
 use crate::filter::{DuplicateFilter, Filter, Registry};
 use crate::filters;
 use crate::proxy::offline::Offline;
-use crate::runtime::{Compiled, Snapshot, compile};
+use crate::runtime::{Compiled, Snapshot, compile, compile_offline};
 use crate::server::verdict;
 use crate::tls::install_provider;
 
@@ -45,8 +45,38 @@ enum Command {
     Demo(demo::Args),
 }
 
-/// The file that is read unless another is named.
-pub(super) const DEFAULT_CONFIG: &str = "conf/ravelin.yaml";
+/// The files that are read unless another is named: the first that there is.
+const DEFAULTS: [&str; 2] = ["conf/ravelin.yaml", "/etc/ravelin/ravelin.yaml"];
+
+// Which configuration. (What stands in `///` here would become that of the command.)
+#[derive(clap::Args, Clone)]
+pub(super) struct Conf {
+    /// The configuration [default: conf/ravelin.yaml, else /etc/ravelin/ravelin.yaml].
+    #[arg(short = 'c', long = "conf", value_name = "FILE")]
+    conf: Option<PathBuf>,
+}
+
+// Which configuration, with `-c` or without.
+#[derive(clap::Args)]
+pub(super) struct ConfOrFile {
+    #[command(flatten)]
+    conf: Conf,
+    /// The configuration, as with `-c`.
+    #[arg(value_name = "FILE", conflicts_with = "conf")]
+    file: Option<PathBuf>,
+}
+
+impl Conf {
+    pub(super) fn named(&self) -> Option<&PathBuf> {
+        self.conf.as_ref()
+    }
+}
+
+impl ConfOrFile {
+    pub(super) fn named(&self) -> Option<&PathBuf> {
+        self.file.as_ref().or(self.conf.named())
+    }
+}
 
 impl App {
     /// Ravelin with its built-in filters.
@@ -71,7 +101,7 @@ impl App {
     /// What is wrong with it, as `ravelin check` shows it.
     pub fn offline(self, path: impl AsRef<Path>) -> Result<Offline, String> {
         let registry = self.registry.map_err(|error| error.to_string())?;
-        let (compiled, report) = load(path.as_ref(), &registry, false, None);
+        let (compiled, report) = load_offline(path.as_ref(), &[], &registry);
         let compiled = compiled.ok_or_else(|| report.to_string())?;
         Offline::new(compiled, report, verdict).map_err(|error| error.to_string())
     }
@@ -111,10 +141,32 @@ impl Default for App {
     }
 }
 
-/// As [`load`], with the tests of further files.
-pub(super) fn load_with_tests(path: &Path, tests: &[PathBuf], registry: &Registry) -> (Option<Compiled>, Report) {
+/// Parses and compiles a file that is asked and not served, with the tests of further files.
+pub(super) fn load_offline(path: &Path, tests: &[PathBuf], registry: &Registry) -> (Option<Compiled>, Report) {
     let (config, mut report) = crate::config::load_with_tests(path, tests, registry, &|name| std::env::var(name).ok());
-    (config.and_then(|config| compile(config, registry, None, &mut report)), report)
+    (config.and_then(|config| compile_offline(config, registry, &mut report)), report)
+}
+
+/// Says what could not be read, though nothing depends on it now.
+#[expect(clippy::print_stderr, reason = "the command line speaks to a person")]
+pub(super) fn note(report: &Report) {
+    if report.soft() > 0 {
+        eprintln!("note: not all keys and certificates can be read, which changes nothing here; `ravelin check` says which");
+    }
+}
+
+/// Parses and compiles a file to be checked: it is said, too, what is missing on this machine to serve it. How many warnings there are
+/// without that comes back as well: another machine may have it.
+pub(super) fn load_to_check(path: &Path, registry: &Registry) -> (Option<Compiled>, Report, usize) {
+    let (config, mut report) = crate::config::load_partial(path, registry, &|name| std::env::var(name).ok());
+    let mut missing = Vec::new();
+    let compiled = config.and_then(|config| {
+        missing = foresight::missing(&config);
+        compile(config, registry, None, &mut report)
+    });
+    let warnings = report.warnings();
+    missing.into_iter().for_each(|diagnostic| report.push(diagnostic));
+    (compiled, report, warnings)
 }
 
 /// Parses and compiles a file, as `check`, boot and reload all do.
@@ -129,7 +181,9 @@ pub(super) fn load(path: &Path, registry: &Registry, daemon: bool, previous: Opt
 
 /// The file to read.
 pub(super) fn config_path(named: Option<&PathBuf>) -> PathBuf {
-    named.cloned().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+    let [first, ..] = DEFAULTS;
+    let default = || DEFAULTS.into_iter().find(|path| Path::new(path).exists()).unwrap_or(first);
+    named.cloned().unwrap_or_else(|| PathBuf::from(default()))
 }
 
 /// Shows what `check` and `run` found, on standard error.
@@ -138,8 +192,11 @@ pub(super) fn show(report: &Report, named: Option<&PathBuf>) {
     if report.has_errors() || report.warnings() > 0 {
         eprint!("{}", report.render(std::io::stderr().is_terminal()));
     }
-    if named.is_none() && !Path::new(DEFAULT_CONFIG).exists() {
-        eprintln!("  = hint: name a configuration with `-c FILE`; `ravelin demo --config` prints one to begin with");
+    if named.is_none() && !DEFAULTS.into_iter().any(|path| Path::new(path).exists()) {
+        let [_, second] = DEFAULTS;
+        eprintln!(
+            "  = hint: name a configuration with `-c FILE`, or have it in {second}; `ravelin demo --config` prints one to begin with"
+        );
     }
 }
 

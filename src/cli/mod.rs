@@ -4,6 +4,7 @@ mod app;
 mod check;
 mod demo;
 mod explain;
+mod foresight;
 mod logging;
 mod run;
 mod schema;

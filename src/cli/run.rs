@@ -1,10 +1,9 @@
 //! `ravelin run`: serve.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::cli::app::{config_path, fail, load, show};
+use crate::cli::app::{ConfOrFile, config_path, fail, load, load_to_check, show};
 use crate::cli::logging::start_logging;
 use crate::config::Report;
 use crate::filter::Registry;
@@ -13,9 +12,8 @@ use crate::server::{Load, Start, serve};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The configuration.
-    #[arg(short = 'c', long = "conf", value_name = "FILE", help = format!("The configuration [default: {}]", crate::cli::app::DEFAULT_CONFIG))]
-    conf: Option<PathBuf>,
+    #[command(flatten)]
+    conf: ConfOrFile,
     /// Run in the background.
     #[arg(short, long)]
     daemon: bool,
@@ -28,7 +26,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, registry: Registry) -> ExitCode {
-    let path = config_path(args.conf.as_ref());
+    let path = config_path(args.conf.named());
+    if args.test {
+        let (compiled, report, _) = load_to_check(&path, &registry);
+        show(&report, args.conf.named());
+        return if compiled.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let daemon = args.daemon;
     // A process in the background is in another folder when it reads the file again.
     let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
@@ -37,11 +40,8 @@ pub(super) fn run(args: &Args, registry: Registry) -> ExitCode {
         load(path, &registry, daemon, previous)
     };
     let (compiled, report) = load(None);
-    show(&report, args.conf.as_ref());
+    show(&report, args.conf.named());
     let Some(compiled) = compiled else { return ExitCode::FAILURE };
-    if args.test {
-        return ExitCode::SUCCESS;
-    }
     start_logging();
     let how = if args.upgrade { Start::Upgrade } else { Start::Fresh };
     start(compiled, &report, Arc::new(load), how)

@@ -71,6 +71,27 @@ pub(crate) fn filter(name: &str) -> bool {
     FILTERS.contains(&name)
 }
 
+/// What somebody calls a filter who knows it from elsewhere: its name here, be it there already or not.
+pub(crate) fn filter_meant(name: &str) -> Option<&'static str> {
+    let plain = name.to_ascii_lowercase().replace('-', "_");
+    let meant = match plain.as_str() {
+        "gzip" | "brotli" | "br" | "zstd" | "compression" => "compress",
+        "auth_basic" | "basicauth" | "htpasswd" => "basic_auth",
+        "auth_request" | "ext_authz" | "forwardauth" => "forward_auth",
+        "limit_req" | "ratelimit" | "limit" => "rate_limit",
+        "limit_conn" => "concurrency",
+        "ip_allow" | "ip_deny" | "ip_filter" | "ip_restriction" | "allow" | "deny" => "ip_access",
+        "geoip" | "geo" => "geo_access",
+        "header" | "add_header" | "set_header" | "proxy_set_header" | "request_headers" | "response_headers" => "headers",
+        "strip_prefix" | "add_prefix" | "url_rewrite" | "replace_path" => "rewrite",
+        "hsts" | "secure_headers" => "security_headers",
+        "lua" | "luau" => "script",
+        "proxy_cache" => "cache",
+        plain => plain,
+    };
+    FILTERS.iter().copied().find(|filter| *filter == meant)
+}
+
 fn holds(table: &[(&str, &[&str])], of: &str, word: &str) -> bool {
     table.iter().any(|(name, words)| *name == of && words.contains(&word))
 }

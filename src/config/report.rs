@@ -25,6 +25,8 @@ pub struct Report {
     diagnostics: Vec<Diagnostic>,
     /// How many are not kept.
     left_out: usize,
+    /// How many errors have become warnings.
+    softened: usize,
     /// What no message and no snippet may show.
     concealed: Vec<Span>,
 }
@@ -260,6 +262,22 @@ impl Report {
             Some(text) if text.contains("${") => text.trim_matches(['"', '\'']).to_owned(),
             _ => value.to_owned(),
         }
+    }
+
+    /// What goes wrong in there is no more than a warning: it matters to others than who asks now.
+    pub(crate) fn softened<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.diagnostics.len();
+        let read = read(self);
+        for diagnostic in self.diagnostics.iter_mut().skip(before).filter(|diagnostic| diagnostic.severity == Severity::Error) {
+            diagnostic.severity = Severity::Warning;
+            self.softened += 1;
+        }
+        read
+    }
+
+    /// How many errors have become warnings by that.
+    pub(crate) fn soft(&self) -> usize {
+        self.softened
     }
 
     /// Whether further errors are only counted.

@@ -21,7 +21,7 @@ use crate::config::de::Decoded;
 use crate::config::file::{File, NamedEntry};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::tree::{NodeId, Tree};
-use crate::config::{Catalog, Config, Given, Named, Span, Spanned, Step, suggest};
+use crate::config::{Catalog, Config, Given, LogFormat, Named, Span, Spanned, Step, suggest};
 use crate::types::Name;
 
 /// Finds the meaning of a file. What is wrong is in the report; then what comes back is incomplete, or nothing.
@@ -52,6 +52,7 @@ pub(crate) fn resolve(
         chains: Names::of("chain", &chains, lost_chains),
         routes: Names::of("route", &routes, lost_routes),
         ids: HashMap::new(),
+        passing: HashSet::new(),
         used_upstreams: HashSet::new(),
         used_chains: HashSet::new(),
         mentioned: HashSet::new(),
@@ -65,6 +66,7 @@ pub(crate) fn resolve(
         && !lost_chains;
 
     let listeners = resolver.listeners(listeners);
+    resolver.passing = Resolver::passing(&listeners);
     if !lost_listeners {
         resolver.acme_challenges(&listeners);
     }
@@ -86,6 +88,9 @@ pub(crate) fn resolve(
         resolver.served(&listeners, &routes);
     }
     let (default_limits, reload) = (file.defaults.limits, file.reload);
+    if let Some(LogFormat::Template(template)) = file.access_log.as_ref().map(|log| &log.format) {
+        resolver.foreign_names(template.template(), template.span);
+    }
     let (access_log, admin) = (file.access_log, file.admin);
     let (overload, hardening) = (file.overload, file.hardening);
     let (pingora, given) = pingora?;
@@ -118,6 +123,8 @@ struct Resolver<'a> {
     routes: Names,
     /// Of filters: where each id was given.
     ids: HashMap<Name, Span>,
+    /// Listeners that pass header names with a `_`.
+    passing: HashSet<String>,
     used_upstreams: HashSet<String>,
     used_chains: HashSet<String>,
     /// Every text in the settings of a filter, which may be the name of an upstream.

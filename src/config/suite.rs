@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::config::Spanned;
 use crate::config::bounds::given;
@@ -69,14 +69,14 @@ pub struct UpstreamReply {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// The route that takes it.
-    #[serde(deserialize_with = "given")]
-    #[schemars(with = "Name")]
-    pub route: Option<Spanned<Name>>,
-    /// The upstream that is asked.
-    #[serde(deserialize_with = "given")]
-    #[schemars(with = "Name")]
-    pub upstream: Option<Spanned<Name>>,
+    /// The route that takes it; `null`: none does.
+    #[serde(deserialize_with = "name_or_none")]
+    #[schemars(with = "Option<Name>")]
+    pub route: Option<Option<Spanned<Name>>>,
+    /// The upstream that is asked; `null`: none is.
+    #[serde(deserialize_with = "name_or_none")]
+    #[schemars(with = "Option<Name>")]
+    pub upstream: Option<Option<Spanned<Name>>>,
     /// The endpoint that is asked, as it stands in the file. Of several that take turns it is the first.
     #[serde(deserialize_with = "given")]
     #[schemars(with = "String")]
@@ -123,6 +123,11 @@ pub struct ExpectRequest {
     #[serde(deserialize_with = "given")]
     #[schemars(with = "String")]
     pub body: Option<String>,
+}
+
+/// A key that is given says something with `null` too.
+fn name_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Spanned<Name>>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 impl Expect {

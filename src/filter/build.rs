@@ -5,9 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::config::Span;
+use crate::config::{Span, Spanned};
 use crate::filter::Kept;
-use crate::types::HeaderName;
+use crate::types::{HeaderName, Template};
 use crate::upstream::Upstream;
 
 /// Work that runs beside requests, for as long as the configuration is in force.
@@ -18,7 +18,14 @@ pub struct BuildCx<'a> {
     upstreams: &'a dyn Fn(&str) -> Option<Arc<Upstream>>,
     tasks: &'a mut Vec<TaskFuture>,
     keeping: Keeping<'a>,
-    claims: Vec<HeaderName>,
+    found: Found,
+}
+
+/// What is found while a filter is built.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) claims: Vec<HeaderName>,
+    pub(crate) warnings: Vec<BuildError>,
 }
 
 /// Where a filter's state comes from and goes to.
@@ -36,17 +43,29 @@ impl<'a> BuildCx<'a> {
         tasks: &'a mut Vec<TaskFuture>,
         keeping: Keeping<'a>,
     ) -> Self {
-        Self { upstreams, tasks, keeping, claims: Vec::new() }
+        Self { upstreams, tasks, keeping, found: Found::default() }
     }
 
     /// Says that a request field of this name is Ravelin's own word on who the client has proved to be. What clients send by that name, or by
     /// one that many read as the same (`_` for `-`), is taken away on every listener and route.
     pub fn claim(&mut self, name: &HeaderName) {
-        self.claims.push(name.clone());
+        self.found.claims.push(name.clone());
     }
 
-    pub(crate) fn claims(self) -> Vec<HeaderName> {
-        self.claims
+    /// Says that a setting will hardly do what was meant: a warning of `ravelin check`, at its place.
+    pub fn warn(&mut self, warning: BuildError) {
+        self.found.warnings.push(warning);
+    }
+
+    /// Warns of names that another server would put a value in the place of.
+    pub(crate) fn look_over(&mut self, template: &Spanned<Template>) {
+        for foreign in template.foreign() {
+            self.warn(BuildError::new(foreign.to_string()).at(template.span));
+        }
+    }
+
+    pub(crate) fn found(self) -> Found {
+        self.found
     }
 
     /// State that outlives this configuration: on a reload, the filter of the same identity is given what this one has. Its identity is

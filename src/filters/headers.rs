@@ -68,6 +68,8 @@ impl Filter for Headers {
 
     fn build(config: HeadersConfig, cx: &mut BuildCx<'_>) -> Result<Self, BuildError> {
         let mut headers = Self { request: Edits::default(), upstream: Edits::default(), response: Edits::default() };
+        let sides = [&config.request, &config.response];
+        sides.into_iter().flat_map(|side| side.set.values().chain(side.add.values())).for_each(|value| cx.look_over(value));
         headers.request.remove = removals(config.request.remove)?;
         headers.response.remove = removals(config.response.remove)?;
         for (name, value) in config.request.set.iter().chain(&config.request.add) {

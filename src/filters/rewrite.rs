@@ -61,7 +61,8 @@ impl Filter for Rewrite {
     type Config = RewriteConfig;
     type State = ();
 
-    fn build(config: RewriteConfig, _: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+    fn build(config: RewriteConfig, cx: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        config.path.iter().chain(config.query.set.values()).for_each(|template| cx.look_over(template));
         if let Some(path) = &config.path {
             if config.strip_prefix.is_some() || config.add_prefix.is_some() {
                 return Err(BuildError::new("`path` replaces the whole path: it can't go with `strip_prefix` or `add_prefix`")
@@ -294,6 +295,10 @@ mod tests {
             ("{regex: '', with: /b}", "is empty"),
             ("{regex: '^/a', with: '/$'}", "followed by no group"),
             ("{regex: '^/a', with: '{{ upstream.name }}'}", "before an endpoint is chosen"),
+            ("{regex: '^/(a)', with: '/../$1'}", "`with` never makes a path: the path climbs above the root"),
+            ("{regex: '^/(a)', with: '/b?q=$1'}", "never makes a path"),
+            ("{regex: 'a', with: '/b c'}", "must be encoded"),
+            ("{regex: 'a', with: '%zz'}", "broken escape"),
             ("{regex: '^/a'}", "without `with`"),
             ("{with: /a}", "without `regex`"),
             ("{regex: '^/a', with: /b, path: /c}", "it can't go with"),

@@ -40,6 +40,7 @@ use crate::proxy::Result;
 use crate::proxy::followed::Followed;
 use crate::proxy::hedge::Ahead;
 use crate::proxy::watch::Watched;
+use crate::tls::in_words;
 use crate::upstream::{Endpoint, Parties, Spoken, Wire};
 
 tokio::task_local! {
@@ -264,7 +265,11 @@ impl Sources {
 }
 
 async fn handshake(connector: TlsConnector, name: ServerName<'static>, stream: L4Stream) -> Result<TlsConn> {
-    let io = connector.connect(name, stream).await.or_err(ErrorType::TLSHandshakeFailure, "TLS handshake")?;
+    let refused = |error: io::Error| {
+        let words = in_words(&error);
+        Error::because(ErrorType::TLSHandshakeFailure, "TLS handshake", io::Error::new(error.kind(), words))
+    };
+    let io = connector.connect(name, stream).await.map_err(refused)?;
     let (_, session) = io.get_ref();
     let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
     let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default();

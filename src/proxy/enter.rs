@@ -267,7 +267,7 @@ fn strip_claims(head: &mut RequestHeader, seen: &Seen, claims: &[Box<str>]) {
 }
 
 /// The field by which a request asks for its own trace.
-const ASKS_WHY: &str = "x-ravelin-explain";
+pub(super) const ASKS_WHY: &str = "x-ravelin-explain";
 
 /// Whether this is that field, or would be one to who reads `_` as `-`.
 pub(super) fn asks_why(name: &[u8]) -> bool {

@@ -170,13 +170,31 @@ pub(crate) fn refused_silently(refusal: &Refused<'_>, observers: &Observers) {
 
 /// A request was refused, with an answer of this many bytes, or with none.
 pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>, observers: &Observers) {
-    let Refused { status, reason, listener, client, scheme, seen } = *refused;
+    let Refused { status, reason, listener, client, .. } = *refused;
     let status = sent.map(|_| status);
     if observers.may_say(reason) {
         let shown = client.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
         let said = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
         log::info!("request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener}");
     }
+    let failure = Failure { party: Party::Client.as_str(), reason, message: "" };
+    record(refused, id, (status, sent.unwrap_or(0)), Err(failure), observers);
+}
+
+/// Who asked why a request is refused was told, in so many bytes.
+pub(super) fn explained(refused: &Refused<'_>, id: RequestId, sent: usize, observers: &Observers) {
+    record(refused, id, (Some(200), sent), Ok("explain"), observers);
+}
+
+/// Records what never became a request.
+fn record(
+    refused: &Refused<'_>,
+    id: RequestId,
+    (status, sent): (Option<u16>, usize),
+    answer: Result<&'static str, Failure<'_>>,
+    observers: &Observers,
+) {
+    let Refused { listener, client, scheme, seen, .. } = *refused;
     let line = RequestLine::read(seen);
     let target = String::from_utf8_lossy(line.target);
     let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
@@ -197,7 +215,7 @@ pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>,
         referer: None,
         status,
         received: 0,
-        sent: sent.unwrap_or(0) as u64,
+        sent: sent as u64,
         duration: None,
         timing: Timing::default(),
         route: None,
@@ -205,8 +223,8 @@ pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>,
         endpoint: None,
         tries: 0,
         notes: &[],
-        failure: Some(Failure { party: Party::Client.as_str(), reason, message: "" }),
-        own_answer: None,
+        own_answer: answer.as_ref().ok().copied(),
+        failure: answer.err(),
     };
     metrics().record(&event, None, None);
     observers.record(&event);

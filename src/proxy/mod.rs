@@ -69,6 +69,7 @@ use self::overload::Load;
 pub(crate) use self::pace::Pace;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::split::cookies;
+pub(crate) use self::trace::explained;
 pub(crate) use self::uptake::Uptake;
 use self::via::Via;
 use crate::observe::Observers;

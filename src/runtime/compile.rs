@@ -14,6 +14,7 @@ use crate::filter::{BuildCx, Chain, Keeping, Kept, Registry, Slot, TaskFuture};
 use crate::observe::metrics;
 use crate::router::Router;
 use crate::runtime::acme::Clients;
+use crate::runtime::circles::{self, Door, Lead};
 use crate::runtime::snapshot::Route;
 use crate::runtime::{Action, ErrorPages, HttpsPorts, ListenerPolicy, Mirror, Redirect, Respond, Side, Snapshot, Split, Trust};
 use crate::tls::{ClientTls, Roots, Terminator};
@@ -117,10 +118,42 @@ pub(crate) struct Compiled {
 /// Compiles a configuration. `None`: the report says why. One with errors is compiled as far as it goes, so that all of them are
 /// shown at once. What is as it was in `previous` is taken from there, with all that it has learned.
 pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Snapshot>, report: &mut Report) -> Option<Compiled> {
+    compile_for(Use::Serving, config, registry, previous, report)
+}
+
+/// The same, to be asked and not served: keys and certificates need not be there, which no answer depends on.
+pub(crate) fn compile_offline(config: Config, registry: &Registry, report: &mut Report) -> Option<Compiled> {
+    compile_for(Use::Offline, config, registry, None, report)
+}
+
+/// What a configuration is compiled for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Serving,
+    Offline,
+}
+
+impl Use {
+    /// Reads what TLS needs.
+    fn secrets<T>(self, report: &mut Report, read: impl FnOnce(&mut Report) -> T) -> T {
+        match self {
+            Self::Serving => read(report),
+            Self::Offline => report.softened(read),
+        }
+    }
+}
+
+fn compile_for(
+    purpose: Use,
+    config: Config,
+    registry: &Registry,
+    previous: Option<&Snapshot>,
+    report: &mut Report,
+) -> Option<Compiled> {
     let partial = report.has_errors();
     let roots = Roots::new(&config.pingora);
-    roots.check(report);
-    let upstreams = upstreams(config.upstreams, &roots, previous, report);
+    purpose.secrets(report, |report| roots.check(report));
+    let upstreams = upstreams(purpose, config.upstreams, &roots, previous, report);
     let mut chains = Chains {
         registry,
         upstreams: &upstreams,
@@ -143,7 +176,13 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     let names: Vec<Arc<str>> = config.listeners.iter().map(|listener| listener.name.value.as_str().into()).collect();
     let mut router = Router::new(names);
     let mut routes = Vec::with_capacity(config.routes.len());
+    let mut leads = Vec::new();
     for Named { name, value: route } in config.routes {
+        if let config::Action::Redirect(redirect) = &route.action {
+            let hosts = route.matches.hosts.iter().map(|host| host.value.clone()).collect();
+            let listeners = route.listeners.iter().map(|listener| listener.as_str().to_owned()).collect();
+            leads.push(Lead { route: routes.len(), hosts, listeners, span: redirect.to.span });
+        }
         router.add(route.matches, route.listeners.iter().map(|listener| listener.value.as_str()), !route.merge_slashes);
         let mut slots = if route.skip_defaults { Vec::new() } else { defaults.clone() };
         slots.extend(chains.slots(&format!("route {name}", name = name.value), route.filters, report));
@@ -164,11 +203,19 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
     router.finish();
     let Chains { tasks, kept, claims, .. } = chains;
     let errors = ErrorPages::read(config.errors, report);
-    let terminators: Vec<_> = config.listeners.iter().map(|listener| terminator(listener, previous, report)).collect();
-    let Clients { tokens, by_listener } = Clients::of(&config.listeners, previous, report);
+    let terminators: Vec<_> = purpose
+        .secrets(report, |report| config.listeners.iter().map(|listener| terminator(listener, previous, report)).collect());
+    let Clients { tokens, by_listener } = purpose.secrets(report, |report| Clients::of(&config.listeners, previous, report));
     if report.has_errors() {
         return None;
     }
+    // What is sent to https as a whole redirects by itself.
+    let door = |listener: &Named<config::Listener>| {
+        let redirects = listener.value.redirect_to_https.as_ref().is_some_and(|redirect| redirect.value);
+        (!redirects).then(|| Door { name: listener.name.as_str().to_owned(), secure: listener.value.tls.is_some() })
+    };
+    let doors: Vec<_> = config.listeners.iter().map(door).collect();
+    circles::report(&leads, &doors, &router, &routes, report);
     let served = terminators.into_iter().zip(by_listener);
     let policies = config.listeners.iter().zip(served).map(|(listener, (tls, acme))| ListenerPolicy {
         limits: listener.value.limits.or(&config.default_limits),
@@ -209,6 +256,7 @@ pub(crate) fn compile(config: Config, registry: &Registry, previous: Option<&Sna
 type Upstreams = HashMap<String, Arc<Upstream>>;
 
 fn upstreams(
+    purpose: Use,
     sections: Vec<Named<config::Upstream>>,
     roots: &Roots,
     previous: Option<&Snapshot>,
@@ -223,9 +271,9 @@ fn upstreams(
             report.follows(file.path.value.clone());
         }
         let tls = match &section.tls {
-            Some(tls) => match ClientTls::read(tls, roots, report) {
-                Some(tls) => Some(tls),
-                None => continue,
+            Some(tls) => match purpose.secrets(report, |report| ClientTls::read(tls, roots, report)) {
+                None if purpose == Use::Serving => continue,
+                tls => tls,
             },
             None => None,
         };
@@ -288,8 +336,12 @@ impl Chains<'_> {
                     let keeping = Keeping { identity: &identity, before: self.before, kept: &mut self.kept };
                     let mut cx = BuildCx::new(&find, &mut self.tasks, keeping);
                     let built = self.registry.build(entry.kind, entry.settings, &mut cx);
-                    let claims = cx.claims();
-                    self.claims.extend(claims.iter().map(|name| name.as_str().to_ascii_lowercase()));
+                    let found = cx.found();
+                    self.claims.extend(found.claims.iter().map(|name| name.as_str().to_ascii_lowercase()));
+                    for warning in found.warnings {
+                        let place = warning.place().unwrap_or(entry.span);
+                        report.push(Diagnostic::warning(place, format!("filter `{}`: {warning}", entry.kind)));
+                    }
                     match built {
                         Ok(filter) => slots.push(Slot::new(filter).diverting(diverts.get())),
                         Err(error) if self.partial && error.is_unresolved() => {}

@@ -1,6 +1,7 @@
 //! The compiled model: what a configuration becomes before it serves.
 
 mod acme;
+mod circles;
 mod compile;
 mod errors;
 mod https;
@@ -12,7 +13,7 @@ mod store;
 mod tasks;
 mod trust;
 
-pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile};
+pub(crate) use self::compile::{AdminPlan, BootPlan, Compiled, InForce, ListenerPlan, compile, compile_offline};
 pub(crate) use self::errors::ErrorPages;
 pub(crate) use self::https::HttpsPorts;
 pub(crate) use self::mirror::{Mirror, Place};

@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
-use crate::proxy::{self, Clock, Connection, Outcome, PLAINTEXT, Refused, Rows, refusal, refused_silently, refused_unseen};
+use crate::proxy::{
+    self, Clock, Connection, Outcome, PLAINTEXT, Refused, Rows, explained, refusal, refused_silently, refused_unseen,
+};
 use crate::server::drain::Closing;
 use crate::server::handshake::{Handshake, shake};
 use crate::server::head::{Body, Scan, scan};
@@ -255,7 +257,10 @@ async fn exchange(mut conn: Conn, head: usize, body: Body, connection: Arc<Conne
 
 async fn refuse(mut conn: Conn, status: u16, reason: &'static str, listener: &Listener, client: Client, scheme: Scheme) {
     let refused = Refused { status, reason, listener: &listener.name, client, scheme, seen: conn.ahead() };
-    let answer = refusal(&refused, listener.store.load().errors(), &listener.observers);
+    let snapshot = listener.store.load();
+    let answer = explained(&refused, &snapshot, &listener.observers)
+        .unwrap_or_else(|| refusal(&refused, snapshot.errors(), &listener.observers));
+    drop(snapshot);
     let stopping = async {
         listener.drain.closing().await;
         tokio::time::sleep(STOPPING_TIMEOUT).await;

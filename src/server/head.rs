@@ -259,9 +259,9 @@ impl<'a> RequestLine<'a> {
         // In any spelling: methods have case, but not everybody knows.
         match method.len() {
             // A tunnel to wherever the client says is a forward proxy's work.
-            7 if method.eq_ignore_ascii_case(b"CONNECT") => return Err((405, "connect")),
+            7 if method.eq_ignore_ascii_case(b"CONNECT") => return Err((405, "method")),
             // It would show a script what only the browser should know (RFC 9110 §9.3.8).
-            5 if method.eq_ignore_ascii_case(b"TRACE") => return Err((405, "trace")),
+            5 if method.eq_ignore_ascii_case(b"TRACE") => return Err((405, "method")),
             _ => {}
         }
         Ok(Self { method, target, is_http10, authority: target_authority(method, target).ok_or((400, "bad_target"))? })
@@ -421,8 +421,8 @@ mod tests {
         ] {
             assert_eq!(scanned(text), Scan::Refused(400, reason), "{text:?}");
         }
-        assert_eq!(scanned("CONNECT a:80 HTTP/1.1\r\n\r\n"), Scan::Refused(405, "connect"));
-        assert_eq!(scanned("TRACE / HTTP/1.1\r\n\r\n"), Scan::Refused(405, "trace"));
+        assert_eq!(scanned("CONNECT a:80 HTTP/1.1\r\n\r\n"), Scan::Refused(405, "method"));
+        assert_eq!(scanned("TRACE / HTTP/1.1\r\n\r\n"), Scan::Refused(405, "method"));
         assert_eq!(scanned("GET / HTTP/3.0\r\n\r\n"), Scan::Refused(505, "bad_version"));
     }
 

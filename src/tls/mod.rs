@@ -15,6 +15,7 @@ mod pem;
 mod provider;
 mod session;
 mod terminator;
+mod words;
 
 pub(crate) use self::certificate::{Certificate, CertificateError};
 pub(crate) use self::client::{Alpn, ClientTls, Roots};
@@ -23,3 +24,4 @@ pub(crate) use self::issued::Issued;
 pub(crate) use self::provider::{install_provider, provider};
 pub use self::session::{ClientCertificate, TlsSession};
 pub(crate) use self::terminator::{Answer, Terminator};
+pub(crate) use self::words::in_words;

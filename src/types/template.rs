@@ -130,6 +130,13 @@ pub enum TemplateError {
     /// A name of what is known too late for anything but a log.
     #[error("`{0}` is known once the request is over: only the template of `access_log` can hold it")]
     TooLate(Variable),
+    /// Several of these.
+    #[error("{}", several(.0))]
+    Several(Vec<Self>),
+}
+
+fn several(errors: &[TemplateError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Gives the values of a request.
@@ -264,13 +271,33 @@ impl Variable {
             return Err(TemplateError::TooLate(variable));
         }
         let similarity = |variable: &Self| strsim::jaro_winkler(name, variable.as_str());
-        let near = known().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-        let hint = match near.filter(|near| similarity(near) > 0.8) {
+        let near = known().max_by(|a, b| similarity(a).total_cmp(&similarity(b))).filter(|near| similarity(near) > 0.8);
+        let hint = match misnomer(name).filter(|meant| known().any(|known| known == *meant)).or(near) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("there are {}", known().map(Self::as_str).collect::<Vec<_>>().join(", ")),
         };
         Err(TemplateError::Unknown { name: name.to_owned(), hint })
     }
+}
+
+/// What a name stands for that is right elsewhere.
+fn misnomer(name: &str) -> Option<Variable> {
+    Some(match name {
+        "request.uri" | "request.url" | "request.path_and_query" | "request.full_path" | "uri" | "url" => Variable::RequestTarget,
+        "host" | "request.hostname" | "request.authority" | "request.server_name" => Variable::RequestHost,
+        "path" => Variable::RequestPath,
+        "query" | "request.args" | "request.query_string" => Variable::RequestQuery,
+        "method" => Variable::RequestMethod,
+        "scheme" | "request.protocol" => Variable::RequestScheme,
+        "client.address" | "client.addr" | "client_ip" | "remote_addr" | "request.remote_addr" | "request.ip" | "remote.ip" => {
+            Variable::ClientIp
+        }
+        "status" | "response.code" => Variable::ResponseStatus,
+        "request_id" | "id" => Variable::RequestId,
+        "upstream" => Variable::UpstreamName,
+        "route" => Variable::RouteName,
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Variable {
@@ -281,15 +308,28 @@ impl fmt::Display for Variable {
 
 impl Template {
     fn read(text: &str, names: &[&[Variable]]) -> Result<Self, TemplateError> {
-        let mut pieces = Vec::new();
+        let (mut pieces, mut errors) = (Vec::new(), Vec::new());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
-            let (name, after) = after.split_once("}}").ok_or(TemplateError::Unclosed)?;
+            let Some((name, after)) = after.split_once("}}") else {
+                errors.push(TemplateError::Unclosed);
+                break;
+            };
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.into()));
             }
-            pieces.push(Piece::Variable(Variable::read(name.trim(), names)?));
+            match Variable::read(name.trim(), names) {
+                Ok(variable) => pieces.push(Piece::Variable(variable)),
+                Err(error) if errors.contains(&error) => {}
+                Err(error) => errors.push(error),
+            }
             rest = after;
+        }
+        if errors.len() > 1 {
+            return Err(TemplateError::Several(errors));
+        }
+        if let Some(error) = errors.pop() {
+            return Err(error);
         }
         if !rest.is_empty() {
             pieces.push(Piece::Text(rest.into()));
@@ -336,6 +376,90 @@ impl Template {
             }
         }
     }
+}
+
+/// A name as nginx would write it, which stays in a text as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Foreign<'a> {
+    /// With its `$`.
+    pub(crate) written: &'a str,
+    /// The name for the same here, where there is one.
+    pub(crate) ours: Option<Variable>,
+}
+
+impl fmt::Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` stays as it is written: it is no name here, but another server's; ", self.written)?;
+        match self.ours {
+            Some(ours) if ours.needs() == Phase::End => {
+                write!(f, "write {{{{ {ours} }}}}, which the template of `access_log` alone can hold")
+            }
+            Some(ours) => write!(f, "write {{{{ {ours} }}}}"),
+            None => f.write_str("there is no value for it"),
+        }
+    }
+}
+
+impl Template {
+    /// Names that nginx would put a value in the place of, in what is no template's name.
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = Foreign<'_>> {
+        self.pieces.iter().flat_map(|piece| match piece {
+            Piece::Text(text) => foreign(text),
+            Piece::Variable(_) => Vec::new(),
+        })
+    }
+}
+
+fn foreign(text: &str) -> Vec<Foreign<'_>> {
+    let belongs = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let signs = text.match_indices('$').filter(|(at, _)| !text[..*at].ends_with('$'));
+    let named = signs.filter_map(|(at, _)| {
+        let (open, close) = if text[at + 1..].starts_with('{') { (2, 1) } else { (1, 0) };
+        let rest = text.get(at + open..)?;
+        let name = &rest[..rest.find(|c| !belongs(c)).unwrap_or(rest.len())];
+        let closed = close == 0 || rest[name.len()..].starts_with('}');
+        let written = &text[at..at + open + name.len() + usize::from(closed) * close];
+        closed.then_some(Foreign { written, ours: counterpart(name)? })
+    });
+    named.collect()
+}
+
+/// Of a name of nginx's: ours, if there is one. `None`: no name of nginx's that anybody would look for here.
+fn counterpart(name: &str) -> Option<Option<Variable>> {
+    Some(Some(match name {
+        "host" | "http_host" | "server_name" => Variable::RequestHost,
+        "uri" | "document_uri" => Variable::RequestPath,
+        "request_uri" => Variable::RequestTarget,
+        "args" | "query_string" => Variable::RequestQuery,
+        "scheme" => Variable::RequestScheme,
+        "request_method" => Variable::RequestMethod,
+        "request_id" => Variable::RequestId,
+        "remote_addr" | "binary_remote_addr" | "proxy_add_x_forwarded_for" => Variable::ClientIp,
+        "ssl_protocol" => Variable::TlsVersion,
+        "ssl_cipher" => Variable::TlsCipher,
+        "ssl_server_name" => Variable::TlsSni,
+        "ssl_client_s_dn" => Variable::ClientCertSubject,
+        "ssl_client_i_dn" => Variable::ClientCertIssuer,
+        "ssl_client_serial" => Variable::ClientCertSerial,
+        "ssl_client_fingerprint" => Variable::ClientCertFingerprint,
+        "proxy_host" => Variable::UpstreamName,
+        "upstream_addr" => Variable::UpstreamEndpoint,
+        "status" => Variable::ResponseStatus,
+        "time_iso8601" | "time_local" => Variable::Time,
+        "request_time" => Variable::Duration,
+        "body_bytes_sent" | "bytes_sent" => Variable::ResponseBytes,
+        "request_length" | "content_length" => Variable::RequestBytes,
+        "server_protocol" => Variable::RequestProtocol,
+        "http_user_agent" => Variable::RequestUserAgent,
+        "http_referer" => Variable::RequestReferer,
+        "remote_port" => Variable::ClientPort,
+        "realip_remote_addr" => Variable::ClientPeer,
+        "is_args" | "remote_user" | "server_port" => return Some(None),
+        name if ["http_", "arg_", "cookie_", "sent_http_", "upstream_http_"].iter().any(|start| name.starts_with(start)) => {
+            return Some(None);
+        }
+        _ => return None,
+    }))
 }
 
 impl From<Variable> for Template {
@@ -472,6 +596,30 @@ mod tests {
             "unknown name `client.cert.subjct` in `{{ }}`: did you mean `client.cert.subject`?"
         );
         assert_eq!(error("a {{ request.id"), "`{{` is never closed: write `{{ request.path }}`");
+    }
+
+    #[test]
+    fn names_of_another_server_are_known_as_such() {
+        let found = |text: &str| -> Vec<String> {
+            text.parse::<Template>().unwrap().foreign().map(|foreign| foreign.to_string()).collect()
+        };
+        assert_eq!(
+            found("https://$host${request_uri} {{ client.ip }}$http_x_a"),
+            [
+                "`$host` stays as it is written: it is no name here, but another server's; write {{ request.host }}",
+                "`${request_uri}` stays as it is written: it is no name here, but another server's; write {{ request.target }}",
+                "`$http_x_a` stays as it is written: it is no name here, but another server's; there is no value for it",
+            ]
+        );
+        for text in ["$5", "$hosts", "a$", "$$host", "${host", "${}", "{{ request.host }}", "$HOST", "$é"] {
+            assert!(found(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_name_is_told_of() {
+        let error = "{{ request.pth }} {{ request.id }} {{ clnt.ip }}".parse::<Template>().unwrap_err().to_string();
+        assert!(error.contains("`request.pth`") && error.contains("`clnt.ip`"), "{error}");
     }
 
     #[test]

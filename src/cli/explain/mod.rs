@@ -4,13 +4,12 @@ mod text;
 
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bytes::Bytes;
 
 pub(super) use self::text::Text;
-use crate::cli::app::{config_path, fail, load, show};
+use crate::cli::app::{Conf, config_path, fail, load_offline, note, show};
 use crate::filter::Registry;
 use crate::proxy::offline::{Offline, Question};
 use crate::server::verdict;
@@ -25,9 +24,8 @@ pub(super) struct Args {
     /// The request: its method (default: GET) and its URL.
     #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2, required = true)]
     request: Vec<String>,
-    /// The configuration.
-    #[arg(short = 'c', long = "conf", value_name = "FILE", help = format!("The configuration [default: {}]", crate::cli::app::DEFAULT_CONFIG))]
-    conf: Option<PathBuf>,
+    #[command(flatten)]
+    conf: Conf,
     /// A header field of the request; may be given again.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = field)]
     header: Vec<(String, String)>,
@@ -53,11 +51,12 @@ pub(super) fn explain(args: Args, registry: &Registry) -> ExitCode {
         Ok(question) => question,
         Err(error) => return fail(&error),
     };
-    let (compiled, report) = load(&config_path(conf.as_ref()), registry, false, None);
+    let (compiled, report) = load_offline(&config_path(conf.named()), &[], registry);
     let Some(compiled) = compiled else {
-        show(&report, conf.as_ref());
+        show(&report, conf.named());
         return ExitCode::FAILURE;
     };
+    note(&report);
     let traced = match Offline::new(compiled, report, verdict) {
         Ok(offline) => offline.explain(&question, far).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

@@ -4,9 +4,9 @@ use std::fmt;
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::config::{Expect, ExpectRequest};
+use crate::config::{Expect, ExpectRequest, Spanned};
 use crate::proxy::offline::{Carried, Forwarded};
-use crate::types::{HeaderName, carries_a_secret};
+use crate::types::{HeaderName, Name, carries_a_secret};
 
 /// One expectation that was not met.
 pub(super) struct Mismatch {
@@ -34,9 +34,9 @@ const NOTHING: &str = "(none)";
 pub(super) fn mismatches(expect: &Expect, carried: &Carried) -> Vec<Mismatch> {
     let Expect { route, upstream, endpoint, upstream_request, status, headers, body } = expect;
     let mut found = Found(Vec::new());
-    found.name("route", route.as_ref().map(|name| name.as_str()), carried.route.as_deref());
+    found.name_or_none("route", route.as_ref(), carried.route.as_deref());
     let asked = carried.upstream.as_deref().filter(|_| carried.sent.is_some());
-    found.name("upstream", upstream.as_ref().map(|name| name.as_str()), asked);
+    found.name_or_none("upstream", upstream.as_ref(), asked);
     // The path of a unix socket is an address without a scheme.
     let endpoint = endpoint.as_deref().map(|endpoint| endpoint.strip_prefix("unix:").unwrap_or(endpoint));
     found.name("endpoint", endpoint, carried.endpoint.as_deref());
@@ -64,6 +64,14 @@ impl Found {
     fn name(&mut self, what: &str, expected: Option<&str>, got: Option<&str>) {
         if let Some(expected) = expected.filter(|expected| Some(*expected) != got) {
             self.push(what, expected, got.unwrap_or(NOTHING));
+        }
+    }
+
+    fn name_or_none(&mut self, what: &str, expected: Option<&Option<Spanned<Name>>>, got: Option<&str>) {
+        match (expected, got) {
+            (Some(Some(expected)), got) => self.name(what, Some(expected.as_str()), got),
+            (Some(None), Some(got)) => self.push(what, NOTHING, got),
+            _ => {}
         }
     }
 

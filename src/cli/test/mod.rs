@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::expect::{Mismatch, mismatches};
-use crate::cli::app::{config_path, fail, load_with_tests, show};
+use crate::cli::app::{ConfOrFile, config_path, fail, load_offline, note, show};
 use crate::cli::explain::{Text, colours};
 use crate::config::Test;
 use crate::filter::Registry;
@@ -24,9 +24,8 @@ const FAR: usize = 5;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The configuration.
-    #[arg(short = 'c', long = "conf", value_name = "FILE", help = format!("The configuration [default: {}]", crate::cli::app::DEFAULT_CONFIG))]
-    conf: Option<PathBuf>,
+    #[command(flatten)]
+    conf: ConfOrFile,
     /// Further files with `tests`, which hold nothing else.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     tests: Vec<PathBuf>,
@@ -48,12 +47,13 @@ struct Ran {
 }
 
 pub(super) fn test(args: &Args, registry: &Registry) -> ExitCode {
-    let path = config_path(args.conf.as_ref());
-    let (compiled, report) = load_with_tests(&path, &args.tests, registry);
+    let path = config_path(args.conf.named());
+    let (compiled, report) = load_offline(&path, &args.tests, registry);
     let Some(mut compiled) = compiled else {
-        show(&report, args.conf.as_ref());
+        show(&report, args.conf.named());
         return ExitCode::FAILURE;
     };
+    note(&report);
     let tests = std::mem::take(&mut compiled.tests);
     if tests.is_empty() {
         return fail(&format!("{} has no `tests`", path.display()));

@@ -3,7 +3,7 @@
 use super::Resolver;
 use crate::config::report::Diagnostic;
 use crate::config::tree::NodeId;
-use crate::config::{Match, Redirect, Respond, Spanned};
+use crate::config::{Match, Redirect, Respond, Span, Spanned};
 use crate::types::{HostPattern, Phase, Piece, Template, Variable, path};
 
 const REDIRECTS: [u16; 5] = [301, 302, 303, 307, 308];
@@ -88,8 +88,21 @@ impl Resolver<'_> {
         }
     }
 
+    /// Warns of names that another server would put a value in the place of. A text of several lines is no value of a name, but may be a
+    /// script with names of its own.
+    pub(super) fn foreign_names(&mut self, template: &Template, span: Span) {
+        if template.to_string().trim_end().contains('\n') {
+            return;
+        }
+        for foreign in template.foreign() {
+            let span = self.report.within(span, foreign.written);
+            self.report.push(Diagnostic::warning(span, foreign.to_string()));
+        }
+    }
+
     /// Reports names that have no value before a response has come: these answers are made without one.
     fn known_at_request(&mut self, template: &Spanned<Template>) {
+        self.foreign_names(template, template.span);
         for variable in template.variables().filter(|variable| variable.needs() > Phase::Request) {
             let name = variable.as_str();
             let known: Vec<&str> =

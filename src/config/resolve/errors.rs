@@ -30,6 +30,9 @@ impl Resolver<'_> {
                 }
                 _ => {}
             }
+            if let Some(body) = &page.body {
+                self.foreign_names(body, body.span);
+            }
             if let Some(kind) = page.content_type.as_ref().filter(|kind| !is_media_type(kind)) {
                 let message = format!("`{}` is no type of content", self.report.shown(kind.span, kind));
                 self.report.push(Diagnostic::error(kind.span, message).hint("write one such as text/html; charset=utf-8"));

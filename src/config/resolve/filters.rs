@@ -151,7 +151,12 @@ impl Resolver<'_> {
                 .hint("remove it: a guard that is not there must not look as if it were")
         } else {
             let diagnostic = Diagnostic::error(filter.key_span, format!("unknown filter `{name}`"));
-            match suggest::hint(name, names.iter().copied().chain(["use"])) {
+            let hint = match not_yet::filter_meant(name) {
+                Some(meant) if names.contains(&meant) => Some(format!("it is called `{meant}` here")),
+                Some(meant) => Some(format!("it is called `{meant}` here, which is not supported yet")),
+                None => suggest::hint(name, names.iter().copied().chain(["use"])),
+            };
+            match hint {
                 Some(hint) => diagnostic.hint(hint),
                 None => diagnostic,
             }

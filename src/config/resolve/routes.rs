@@ -28,7 +28,7 @@ impl Resolver<'_> {
             for listener in &typed.listeners {
                 self.listeners.check(listener, self.report);
             }
-            self.possible(&typed.matches);
+            self.possible(&typed);
             let route::Route { mut matches, listeners, path, skip_defaults, timeout, priority, mirror, .. } = typed;
             let mirror = mirror.map(Spanned::into_inner);
             let merge_slashes = path.merge_slashes;

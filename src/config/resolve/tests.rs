@@ -28,10 +28,10 @@ impl Resolver<'_> {
             if let Some(listener) = &test.request.listener {
                 self.listeners.check(listener, self.report);
             }
-            if let Some(route) = &expect.route {
+            if let Some(Some(route)) = &expect.route {
                 self.routes.check(route, self.report);
             }
-            if let Some(upstream) = &expect.upstream {
+            if let Some(Some(upstream)) = &expect.upstream {
                 self.upstreams.check(upstream, self.report);
             }
         }

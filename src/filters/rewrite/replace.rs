@@ -4,7 +4,7 @@ use regex::{Captures, Regex, RegexBuilder};
 
 use crate::config::Spanned;
 use crate::filter::BuildError;
-use crate::types::{Piece, Template};
+use crate::types::{Piece, Template, path};
 
 /// What an expression may take in memory.
 const MAX_SIZE: usize = 1 << 20;
@@ -33,6 +33,7 @@ impl Replace {
                 Piece::Variable(variable) => parts.push(Part::Value((*variable).into())),
             }
         }
+        gives_a_path(&expression, &parts).map_err(|error| error.at(with.span))?;
         let shown = format!("{} → {}", regex.value, with.value);
         Ok(Self { regex: expression, with: parts, shown })
     }
@@ -77,6 +78,25 @@ fn expression(text: &Spanned<String>) -> Result<Regex, BuildError> {
         };
         BuildError::new(format!("`{}` is no regular expression: {reason}", text.value)).at(text.span)
     })
+}
+
+/// Whether what is put in place can be part of a path, whatever is captured: each request whose path is made anew would be refused
+/// otherwise. What is captured is taken for digits, which spoil nothing.
+fn gives_a_path(regex: &Regex, parts: &[Part]) -> Result<(), BuildError> {
+    let mut sample = String::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => sample.push_str(text),
+            Part::Capture(_) | Part::Value(_) => sample.push('0'),
+        }
+    }
+    // What stands before it may be deep enough to climb out of.
+    let before = if regex.as_str().starts_with('^') { "" } else { "/0/0/0/0/0/0/0/0" };
+    let slash = if sample.starts_with('/') { "" } else { "/" };
+    match path::normalise(&format!("{before}{slash}{sample}")) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(BuildError::new(format!("`with` never makes a path: {error}"))),
+    }
 }
 
 /// Reads `$1`, `$name`, `${name}` and `$$`.

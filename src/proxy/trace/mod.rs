@@ -1,9 +1,11 @@
 //! Why a request goes where it goes: what is told of it.
 
+mod refused;
 mod tracer;
 
 use serde::Serialize;
 
+pub(crate) use self::refused::explained;
 pub(super) use self::tracer::Tracer;
 
 /// Why a request goes where it goes. `docs/EXPLAIN.md` says what stands in its JSON.

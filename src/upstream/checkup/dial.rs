@@ -8,7 +8,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::config::Protocol;
-use crate::tls::Alpn;
+use crate::tls::{Alpn, in_words};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::proxy_header::Parties;
 
@@ -52,8 +52,8 @@ pub(super) async fn dial(endpoint: &Endpoint, detour: Detour, protocol: Protocol
         Protocol::Auto => Alpn::Either,
     };
     let connector = TlsConnector::from(tls.config(offer).clone());
-    let stream =
-        connector.connect(name.clone(), stream).await.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))?;
+    let refused = |error: io::Error| io::Error::new(error.kind(), format!("TLS: {}", in_words(&error)));
+    let stream = connector.connect(name.clone(), stream).await.map_err(refused)?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     if protocol == Protocol::Http2 && !http2 {
         return Err(io::Error::other("it agreed on no HTTP/2 (ALPN)"));

@@ -281,19 +281,19 @@ impl Reading {
         };
         let status = read.code.unwrap_or(0);
         judge::status(status)?;
+        // Of a folded value the line ends are still there.
+        let fields = read.headers.iter().map(|field| (field.name.as_bytes(), field.value.trim_ascii()));
         self.state = match status {
-            101 => State::Tunnel,
-            100..200 => State::Head,
-            _ => {
-                // Of a folded value the line ends are still there.
-                let fields = read.headers.iter().map(|field| (field.name.as_bytes(), field.value.trim_ascii()));
-                match judge::ends(status, read.version == Some(0), self.to_head, fields)? {
-                    Ends::AtOnce => State::Nothing,
-                    Ends::After(length) => State::Length(length),
-                    Ends::WithChunks => State::Chunks(Chunks::of_response()),
-                    Ends::WithConnection => State::Open,
-                }
+            100..200 => {
+                judge::informational(fields)?;
+                if status == 101 { State::Tunnel } else { State::Head }
             }
+            _ => match judge::ends(status, read.version == Some(0), self.to_head, fields)? {
+                Ends::AtOnce => State::Nothing,
+                Ends::After(length) => State::Length(length),
+                Ends::WithChunks => State::Chunks(Chunks::of_response()),
+                Ends::WithConnection => State::Open,
+            },
         };
         self.head = Vec::new();
         Ok(length - had)

@@ -99,6 +99,26 @@ pub(super) fn place(status: u16, to_head: bool, length: Option<u64>, chunked: bo
     }
 }
 
+/// Whether what an informational head says of a body, which it has not, can be read: it is taken off then.
+///
+/// # Errors
+/// It can't.
+pub(super) fn informational<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), Refused> {
+    let (mut lengths, mut codings) = (0, 0);
+    for (name, value) in fields {
+        let (count, is_sound) = match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => (&mut lengths, number(value).is_some()),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => (&mut codings, value.eq_ignore_ascii_case(b"chunked")),
+            _ => continue,
+        };
+        *count += 1;
+        if *count > 1 || !is_sound {
+            return Err(INVALID);
+        }
+    }
+    Ok(())
+}
+
 /// Lengths that all say the same are ambiguous; others are none.
 fn several_lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Refused {
     let mut lengths = fields

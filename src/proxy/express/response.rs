@@ -93,7 +93,11 @@ impl Response {
             seen = Seen::default();
             fields.each_row(|name, value| seen.note(name, value));
         }
-        Ok(Some(Self { fields, status, reason, is_http10, length, end, seen }))
+        let read = Self { fields, status, reason, is_http10, length, end, seen };
+        if read.is_informational() {
+            judge::informational(read.fields.iter())?;
+        }
+        Ok(Some(read))
     }
 
     /// What has come behind the head.

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a check may fail loudly")]
 
+mod lanes;
+
 use std::borrow::Cow;
 use std::fmt::{Debug, Display};
 use std::path::Path;
@@ -30,6 +32,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Each target by the name of its file and its corpus.
 pub const TARGETS: &[Target] = &[
     ("chunks", chunks),
+    ("classify", classify),
     ("config", config),
     ("cookie", cookie),
     ("express_head", express_head),
@@ -38,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("h2_frames", h2_frames),
     ("head", head),
     ("host", host),
+    ("lanes", lanes),
     ("path", path_and_pattern),
     ("proxy_header", proxy_header),
     ("template", template),
@@ -80,6 +84,16 @@ pub fn express_head(data: &[u8]) {
 pub fn express_response(data: &[u8]) {
     let Some((cut, bytes)) = data.split_last() else { return };
     express_fuzzing::response(usize::from(*cut), bytes);
+}
+
+/// A head before the classifier of the express lane: what it admits is the same request on the general way.
+pub fn classify(data: &[u8]) {
+    let _ = lanes::classify(data);
+}
+
+/// A request and, after a line of `%%`, a response, through both lanes: they do the same.
+pub fn lanes(data: &[u8]) {
+    let _ = lanes::feed(data);
 }
 
 /// A chunked body: read alike in one piece and byte by byte, and by Pingora.

@@ -152,6 +152,33 @@ impl Seldom {
 }
 
 impl Listener {
+    /// One whose connections are made elsewhere.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn detached(
+        proxy: Arc<Engine>,
+        express: Arc<Express>,
+        store: Arc<Store>,
+        observers: Arc<Observers>,
+        shutdown: ShutdownWatch,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: "detached".into(),
+            index: 0,
+            http2: false,
+            proxy_protocol: false,
+            meter: metrics().listener("detached"),
+            gate: Arc::default(),
+            clients: Arc::new(Clients::new()),
+            handshakes: Arc::new(Clients::new()),
+            proxy,
+            express,
+            store,
+            drain: Arc::new(Drain::new()),
+            shutdown,
+            observers,
+        })
+    }
+
     /// The limits in force now.
     pub(super) fn limits(&self) -> ListenerLimits {
         self.store.limits(self.index)

@@ -1,10 +1,23 @@
 //! What must hold of the lane's heads, whatever comes: for `server::fuzzing`.
 
-use super::classify::Seen;
+use http::{Method, Version};
+use pingora_http::RequestHeader;
+
+use super::Express;
+use super::classify::{Seen, why_general};
 use super::head::Head;
 use super::response::Response;
 use super::table::{Rows, Table};
-use crate::filter::Fields;
+use crate::filter::{Exchange, Fields, RequestId};
+use crate::proxy::ctx::Connection;
+use crate::proxy::enter::{Admitted, Arrival, Entrance};
+
+impl Express {
+    /// Open or closed, whatever the environment says.
+    pub(crate) fn opened(self, is_open: bool) -> Self {
+        Self { is_open, ..self }
+    }
+}
 
 /// Name and value of each line, which holds nothing that would end it.
 fn lines(written: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -57,6 +70,50 @@ pub(crate) fn request(bytes: &[u8], rows: Rows) {
     let mut out = Vec::new();
     copy.write_to(&mut out);
     assert!(out.ends_with(&written(&copy.fields)));
+}
+
+/// A head that the strict reader let pass, before the classifier: what it admits the general way takes for the same request of the same
+/// client, to the same route, and explains as one for the lane. Whether it is admitted.
+pub(crate) fn classify(express: &Express, bytes: &[u8], (rows, again): (Rows, Rows), connection: &Connection) -> bool {
+    let mut head = general_head(bytes, again);
+    let Some(admitted) = express.admit(bytes, rows, connection) else { return false };
+    let snapshot = express.common.store.load();
+    let entrance = Entrance { listener: connection.index, peer: connection.client.ip() };
+    let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);
+    let arrival = Arrival::new(&head, &mut exchange, entrance, &snapshot);
+    let Admitted { target, unmerged } =
+        arrival.admit(&mut head, &express.common.via, &snapshot).unwrap_or_else(|error| panic!("refused elsewhere: {error:?}"));
+    exchange.target = target;
+    let route = arrival.route(&mut head, &mut exchange, unmerged, &snapshot);
+    let route = route.unwrap_or_else(|error| panic!("another route elsewhere: {error:?}"));
+    assert_eq!(route.name, admitted.route.name);
+    assert_eq!(why_general(&head, &route), None);
+    let said = |exchange: &Exchange| {
+        let target = &exchange.target;
+        let parts = [target.method().as_str(), target.host(), target.path(), target.query().unwrap_or("-")];
+        (parts.map(str::to_owned), exchange.client.address, exchange.scheme)
+    };
+    assert_eq!(said(&exchange), said(&admitted.exchange));
+    // What is sent is what was matched.
+    let mut out = Vec::new();
+    admitted.head.write_to(&mut out);
+    let line = [head.method.as_str().as_bytes(), b" ", head.raw_path(), b" HTTP/1.1\r\n"].concat();
+    assert!(out.starts_with(&line), "{} {}", out.escape_ascii(), line.escape_ascii());
+    true
+}
+
+/// The head as Pingora makes one of it.
+fn general_head(text: &[u8], rows: Rows) -> RequestHeader {
+    let (method, target, version) = (rows.method, rows.target, if rows.is_http10 { Version::HTTP_10 } else { Version::HTTP_11 });
+    let method = Method::from_bytes(method.of(text)).unwrap_or_else(|error| panic!("no method: {error}"));
+    let mut head = RequestHeader::build(method, target.of(text), None).unwrap_or_else(|error| panic!("no head: {error}"));
+    head.set_version(version);
+    for (name, value) in Table::of_request(text, rows).iter() {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let value = pingora_http::header_value_from_raw(bytes::Bytes::copy_from_slice(value));
+        head.append_header(name, value).unwrap_or_else(|error| panic!("no field: {error}"));
+    }
+    head
 }
 
 /// What an endpoint sends: a head is found wherever it is cut, and what goes on of it is a head again, with one framing.

@@ -174,6 +174,35 @@ fn sockets_are_the_users_and_go_with_the_process() {
     }
 }
 
+/// A new process, which root starts, takes over from one that is somebody else by then; the sockets stay that user's, and serve.
+#[test]
+fn an_upgrade_leaves_the_sockets_to_the_user() {
+    let Some(directory) = roots_own() else { return };
+    let folder = directory.path().join("run");
+    fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(65534), None).unwrap();
+    let edge = folder.join("edge.sock");
+    let file = format!(
+        "user: nobody\nupgrade_sock: {up}\npid_file: {pid}\nlisteners: {{main: {{address: \"unix:{edge}\"}}}}\n\
+         routes: {{all: {{respond: {{}}}}}}\n",
+        up = folder.join("up.sock").display(),
+        pid = folder.join("edge.pid").display(),
+        edge = edge.display(),
+    );
+    fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+    let mut old = serving(directory.path());
+    let mut new = Launch::new(directory.path()).arguments(["run", "ravelin.yaml", "-u"]).spawn().unwrap();
+    new.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", new.log().text()));
+    old.signal(Signal::QUIT).unwrap();
+    assert!(old.wait_for_exit(Deadline::standard()).unwrap().success(), "{}", old.log().text());
+    assert_eq!(fs::metadata(&edge).unwrap().uid(), 65534);
+    assert_eq!(get(new.address(), "/"), 200);
+    new.signal(Signal::TERM).unwrap();
+    assert!(new.wait_for_exit(Deadline::standard()).unwrap().success());
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}\n{}\n{}", old.log().text(), new.log().text());
+}
+
 /// A kernel without Landlock and without seccomp's call: the process says what is missing, and serves.
 #[test]
 fn an_old_kernel_is_served_on_with_a_warning() {

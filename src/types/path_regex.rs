@@ -29,6 +29,9 @@ pub(crate) enum Unmet {
     /// `\`, a NUL, `%5C` and `%00`.
     #[error("a path with a backslash or a NUL is refused before it is matched")]
     Refused,
+    /// `[^\s\S]`
+    #[error("it asks for a character that is none")]
+    Nothing,
     /// What must be encoded.
     #[error("spaces, control characters, `#` and what is not ASCII are encoded in paths, such as `%20`")]
     Unencoded,
@@ -45,7 +48,7 @@ fn within(hir: &Hir, merged: bool) -> Option<Unmet> {
     match hir.kind() {
         HirKind::Literal(literal) => in_text(&literal.0, merged),
         HirKind::Class(Class::Bytes(class)) => {
-            let mut first = None;
+            let mut first = class.ranges().is_empty().then_some(Unmet::Nothing);
             for byte in class.iter().flat_map(|range| range.start()..=range.end()) {
                 // What one byte of the class can be, the class can.
                 let found = in_byte(byte)?;
@@ -138,6 +141,7 @@ mod tests {
             ("^/a[ \t]+b", Unmet::Unencoded),
             ("^/(a b|c//d)$", Unmet::Unencoded),
             ("^/(x(y z))+", Unmet::Unencoded),
+            (r"^/[^\s\S]$", Unmet::Nothing),
         ] {
             assert_eq!(found(text, true), Some(unmet), "{text}");
         }

@@ -12,7 +12,6 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use httparse::Status;
 use pingora_core::Error as PingoraError;
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,7 +19,7 @@ use tokio::time::Sleep;
 
 use crate::proxy::chunks::Chunks;
 use crate::proxy::ctx;
-use crate::proxy::judge::{self, Ends, FIELDS_MAX, HEAD_MAX, Refused};
+use crate::proxy::judge::{self, Ends, FIELDS_MAX, Refused};
 use crate::proxy::wrapping::passes_on;
 
 tokio::task_local! {
@@ -268,21 +267,15 @@ impl Reading {
         let text = if had > 0 { &self.head[..] } else { bytes };
         let mut space = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let mut read = httparse::Response::new(&mut []);
-        let length = match judge::parse(&mut read, text, &mut space) {
-            Ok(Status::Complete(length)) if length <= HEAD_MAX => length,
-            Ok(Status::Partial) if text.len() <= HEAD_MAX => {
-                if had == 0 {
-                    self.head.extend_from_slice(bytes);
-                }
-                return Ok(bytes.len());
+        let Some(length) = judge::head(&mut read, text, &mut space)? else {
+            if had == 0 {
+                self.head.extend_from_slice(bytes);
             }
-            Ok(_) => return Err("response_head_too_large"),
-            Err(_) => return Err("invalid_response"),
+            return Ok(bytes.len());
         };
         let status = read.code.unwrap_or(0);
         judge::status(status)?;
-        // Of a folded value the line ends are still there.
-        let fields = read.headers.iter().map(|field| (field.name.as_bytes(), field.value.trim_ascii()));
+        let fields = read.headers.iter().map(|field| (field.name.as_bytes(), field.value));
         self.state = match status {
             100..200 => {
                 judge::informational(fields)?;
@@ -311,6 +304,7 @@ impl fmt::Debug for Followed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::judge::HEAD_MAX;
 
     fn asked(to_head: bool) -> Reading {
         let mut reading = Reading::default();
@@ -329,8 +323,8 @@ mod tests {
         let answers = [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: 1\r\n\r\n",
-            "HTTP/1.0 404 Not Found\r\ncontent-length : 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: 1\r\n\r\n",
+            "HTTP/1.0 404 Not Found\r\ncontent-length:0\r\n\r\n",
         ];
         for answer in answers {
             let bytes = answer.as_bytes();
@@ -350,7 +344,10 @@ mod tests {
     fn what_ends_in_two_ways_does_not_begin() {
         for (fields, refused) in [
             ("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "ambiguous_response"),
-            ("Transfer-Encoding : chunked\r\nContent-Length: 3\r\n", "ambiguous_response"),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "ambiguous_response"),
+            ("Transfer-Encoding : chunked\r\n", "invalid_response"),
+            ("Transfer-Encoding:\r\n chunked\r\n", "invalid_response"),
+            ("Transfer-Encoding: chunked\n", "ambiguous_response"),
             ("Content-Length: 3\r\nContent-Length: 3\r\n", "ambiguous_response"),
             ("Content-Length: +3\r\n", "invalid_response"),
         ] {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{StatusCode, Version};
-use httparse::{Header, ParserConfig};
+use httparse::{Header, ParserConfig, Status};
 use pingora_http::ResponseHeader;
 
 /// Bytes of an endpoint's head at most.
@@ -33,16 +33,32 @@ pub(super) enum Ends {
     WithConnection,
 }
 
-/// Reads a head at the beginning of `text`, with Pingora's leniency: what it takes, and passes on in canonical form, is taken everywhere.
-pub(super) fn parse<'head, 'text>(
+/// Reads a head at the beginning of `text`, and says how long it is. `Ok(None)`: it is not whole yet.
+///
+/// It is read strictly, as a client's is: each line ends in CR LF (RFC 9112 §2.2), none is folded (§5.2), and no blank stands before a colon
+/// (§5.1). All these have been read in two ways, and passing them on mended would only hide that from the next one.
+///
+/// # Errors
+/// It is none, it is too large, or others may read it in another way.
+pub(super) fn head<'head, 'text>(
     read: &mut httparse::Response<'head, 'text>,
     text: &'text [u8],
     space: &'head mut [MaybeUninit<Header<'text>>],
-) -> httparse::Result<usize> {
-    let mut parser = ParserConfig::default();
-    parser.allow_spaces_after_header_name_in_responses(true);
-    parser.allow_obsolete_multiline_headers_in_responses(true);
-    parser.parse_response_with_uninit_headers(read, text, space)
+) -> Result<Option<usize>, Refused> {
+    match ParserConfig::default().parse_response_with_uninit_headers(read, text, space) {
+        Ok(Status::Complete(length)) if length > HEAD_MAX => Err("response_head_too_large"),
+        Ok(Status::Complete(length)) if has_bare_line_feed(&text[..length]) => Err(AMBIGUOUS),
+        Ok(Status::Complete(length)) => Ok(Some(length)),
+        Ok(Status::Partial) if text.len() <= HEAD_MAX => Ok(None),
+        Ok(Status::Partial) => Err("response_head_too_large"),
+        Err(_) => Err(INVALID),
+    }
+}
+
+/// Whether a line ends in a line feed alone. Without an early end, so that many bytes are looked at at once.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let Some((first, rest)) = head.split_first() else { return false };
+    head.iter().zip(rest).fold(*first == b'\n', |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')))
 }
 
 /// Whether a status is one.
@@ -203,6 +219,27 @@ mod tests {
             assert_eq!(judged(fields), Err("ambiguous_response"), "{fields:?}");
         }
         assert_eq!(judged(&[("x-a", &"a".repeat(HEAD_MAX))]), Err("response_head_too_large"));
+    }
+
+    fn read(text: &str) -> Result<Option<usize>, Refused> {
+        let mut space = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        head(&mut httparse::Response::new(&mut []), text.as_bytes(), &mut space)
+    }
+
+    #[test]
+    fn a_head_is_read_in_one_way() {
+        assert_eq!(read("HTTP/1.1 200 OK\r\nA: b\r\n\r\nbo\ndy"), Ok(Some(25)));
+        for text in ["", "HTTP/1.1 200 OK\r\nA: b\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n\r"] {
+            assert_eq!(read(text), Ok(None), "{text:?}");
+        }
+        for text in
+            ["\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\n\r\n", "HTTP/1.1 200 OK\r\nA: b\n\r\n", "HTTP/1.1 200 OK\r\n\n"]
+        {
+            assert_eq!(read(text), Err(AMBIGUOUS), "{text:?}");
+        }
+        for line in ["A : b", "A\t: b", "A: b\r\n c", "A: b\r\n\tc", " A: b", "A: b\rc", "A: b\0c", "A"] {
+            assert_eq!(read(&format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n")), Err(INVALID), "{line:?}");
+        }
     }
 
     #[test]

@@ -140,19 +140,6 @@ impl Table {
         Self { text, rows: fields }
     }
 
-    /// Makes one line of values that stand in several (RFC 9112 §5.2).
-    pub(super) fn unfold(&mut self) {
-        for at in 0..self.rows.len() {
-            let Row { name, value, .. } = self.rows[at];
-            let value = value.of(&self.text);
-            if memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
-                let value = pingora_http::header_value_from_slice(value);
-                let name = name.of(&self.text).to_vec();
-                self.rows[at] = self.written(&name, |text| text.extend_from_slice(value.as_bytes()));
-            }
-        }
-    }
-
     /// The same fields once more.
     pub(super) fn copy_to(&self, copy: &mut Self) {
         copy.text = spare::text(self.text.len() + ROOM);
@@ -175,11 +162,6 @@ impl Table {
     /// Name and value of each field, as they were written.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + Clone {
         self.rows.iter().filter(|row| !row.name.is_empty()).map(|row| (row.name.of(&self.text), row.value.of(&self.text)))
-    }
-
-    /// Shows the name and the place of the value of each field.
-    pub(super) fn each_row(&self, mut show: impl FnMut(&[u8], Piece)) {
-        self.rows.iter().filter(|row| !row.name.is_empty()).for_each(|row| show(row.name.of(&self.text), row.value));
     }
 
     /// The values of a name, in order.

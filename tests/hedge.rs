@@ -66,6 +66,51 @@ fn over_tls_and_after_a_proxy_header() {
     }
 }
 
+/// Over HTTP/2 the stream that is not waited for is reset, and the connection stays.
+#[test]
+fn over_http2_it_is_a_stream_that_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    let pair = authority.issue("api.internal");
+    for (tls, protocol) in [(None, "http2"), (Some(vec!["h2"]), "auto"), (Some(vec!["h2", "http/1.1"]), "http2")] {
+        let secure = if tls.is_some() { "tls: {sni: api.internal, ca: ca.pem}, " } else { "" };
+        let endpoint = |silent| {
+            let tls = tls.clone().map(|alpn| (pair.clone(), alpn));
+            Endpoint::start(Reached { h2c: tls.is_none(), tls, silent, ..Reached::default() })
+        };
+        let (slow, quick) = (endpoint(true), endpoint(false));
+        let ravelin = ravelin(
+            directory.path(),
+            "auto",
+            &format!(
+                "endpoints: [{{address: '{}', weight: 1000}}, '{}'], protocol: {protocol}, {secure}retry: {{hedge: {{after: 50ms}}}}",
+                slow.address, quick.address
+            ),
+        );
+        let deadline = Deadline::standard();
+        let mut http1 = Connection::open(ravelin.address(), deadline).unwrap();
+        let mut http2 = H2Connection::open(ravelin.address(), deadline).unwrap();
+        for number in 1..=4 {
+            let get = Outgoing::get("/", "a");
+            let response = if number % 2 == 0 {
+                http1.request(&get, deadline).unwrap();
+                http1.next_response(deadline).unwrap()
+            } else {
+                http2.request(&get, deadline).unwrap();
+                http2.next_response(deadline).unwrap()
+            };
+            let facts = String::from_utf8_lossy(&response.body).into_owned();
+            assert_eq!(response.head.status(), Some(200), "{protocol} {facts}\n{}", ravelin.log().text());
+            assert!(facts.contains("connection=1 ") && facts.contains(&format!("stream={number} ")), "{facts}");
+            while slow.resets.lock().unwrap().len() < number {
+                assert!(!deadline.passed(), "{protocol}: the slow one goes on\n{}", ravelin.log().text());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert_eq!(slow.connections(), 1, "{protocol}");
+    }
+}
+
 /// All of a body that is at hand goes to both.
 #[test]
 fn a_body_goes_to_both() {

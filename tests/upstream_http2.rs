@@ -63,6 +63,64 @@ fn a_silent_endpoint_is_given_up_and_its_stream_is_reset() {
     assert_eq!(answer(&ravelin, &Outgoing::get("/", "a")).0, 200, "the next request has a connection");
 }
 
+/// A stream has no connection of its own that could keep the time: each deadline holds all the same, and is told as over HTTP/1.
+#[test]
+fn streams_to_streams_end_in_time_and_say_so() {
+    let endpoint = Endpoint::start(h2c());
+    let deadline = Deadline::standard();
+    let told = |limits: &str, path: &str| {
+        let ravelin = proxy(&endpoint, limits);
+        let mut client = H2Connection::open(ravelin.address(), deadline).unwrap();
+        client.request(&Outgoing::get(path, "a"), deadline).unwrap();
+        let response = client.next_response(deadline).unwrap();
+        (response.head.status().unwrap(), response.cut.is_some(), ravelin)
+    };
+    let resets = || endpoint.resets.lock().unwrap().len();
+    // Each of them is far below the others.
+    let (status, _, ravelin) = told(", timeouts: {response: 100ms, read: 50s}, retry: {retries: 0}", "/stall");
+    assert_eq!(status, 504, "{}", ravelin.log().text());
+    assert!(ravelin.wait_for_log("reason=response_timeout", deadline).is_some());
+    reset(&endpoint, 1);
+    let (status, ..) =
+        told(", timeouts: {response: 50s, read: 50s}, retry: {try_timeout: 100ms, conditions: [timeout]}", "/stall");
+    assert_eq!(status, 504);
+    reset(&endpoint, 3);
+    assert_eq!(resets(), 3, "it was tried twice");
+    // The time of a try ends with the head.
+    let limits = ", timeouts: {response: 50s, read: 500ms}, retry: {try_timeout: 400ms}";
+    let began = std::time::Instant::now();
+    let (status, cut, ravelin) = told(limits, "/half");
+    assert!(status == 200 && cut && began.elapsed() >= std::time::Duration::from_millis(500));
+    assert!(ravelin.wait_for_log("reason=read_timeout", deadline).is_some(), "{}", ravelin.log().text());
+    reset(&endpoint, 4);
+    // A call learns of it in its own words.
+    let ravelin = proxy(&endpoint, ", timeouts: {response: 100ms, read: 50s}, retry: {retries: 0}");
+    let mut client = H2Connection::open(ravelin.address(), deadline).unwrap();
+    let mut call = Outgoing::get("/stall", "a");
+    call.method = "POST".into();
+    call.body = b"\0\0\0\0\0".to_vec();
+    call.fields.push(("Content-Type".into(), b"application/grpc".to_vec()));
+    client.request(&call, deadline).unwrap();
+    let response = client.next_response(deadline).unwrap();
+    assert_eq!(response.head.status(), Some(200));
+    assert_eq!(response.head.values("grpc-status"), [b"14"]);
+}
+
+/// An endpoint may answer before it has the whole request, and want no more of it (RFC 9113 §8.1): that is an answer, and a whole one.
+#[test]
+fn an_answer_that_comes_before_the_request_is_whole_counts() {
+    let endpoint = Endpoint::start(h2c());
+    let ravelin = proxy(&endpoint, "");
+    let deadline = Deadline::standard();
+    let mut client = Connection::open(ravelin.address(), deadline).unwrap();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\non").unwrap();
+    let response = client.response_so_far(deadline, |response| response.body.ends_with(b"path=/")).unwrap();
+    assert_eq!(response.head.status(), Some(200));
+    client.send(b"ce").unwrap();
+    let response = client.response("POST", deadline).unwrap();
+    assert!(response.cut.is_none() && response.body.ends_with(b"path=/"), "{response:?}\n{}", ravelin.log().text());
+}
+
 /// Waits until the endpoint has seen so many streams reset.
 fn reset(endpoint: &Endpoint, count: usize) {
     let deadline = Deadline::standard();

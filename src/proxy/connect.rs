@@ -1,11 +1,10 @@
 //! Connections to endpoints that Pingora can't open as they should be.
 //!
 //! Where an upstream has authorities or a certificate of its own, Pingora's connector makes a TLS configuration anew for every
-//! connection: none ever resumes a session. It speaks no PROXY protocol either. So such connections are opened here, with the
+//! connection: none ever resumes a session. It speaks no PROXY protocol either. So connections are opened here, with the
 //! upstream's one configuration (`tls::ClientTls`), and handed to Pingora through the door that it has for other protocols: a peer
-//! that asks for a protocol of that name gets its connection from a [`Dialer`]. Pooling them stays Pingora's.
-//!
-//! All that speak HTTP/1.1 are opened here, so that what comes on them can be read along ([`Followed`]).
+//! that asks for a protocol of that name gets its connection from a [`Dialer`]. Over HTTP/1.1 that is a stream of bytes, which Pingora makes a
+//! session of its own, and which is read along ([`Followed`]); over HTTP/2 a session of ours ([`Own`]). Pooling them stays Pingora's.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,8 +16,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::custom::{self, Connection};
-use pingora_core::connectors::l4::{BindTo, Connect};
+use pingora_core::connectors::http::v2::{Connector as Streams, H2HandshakeSettings, handshake as handshake_http2};
+use pingora_core::connectors::l4::BindTo;
 use pingora_core::protocols::l4::ext::{connect, connect_uds};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
@@ -30,7 +31,7 @@ use pingora_core::protocols::{
 };
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_core::{Error, ErrorType, OrErr};
+use pingora_core::{Error, ErrorType, OkOrErr, OrErr};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsConnector;
@@ -38,7 +39,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::proxy::Result;
 use crate::proxy::followed::Followed;
-use crate::proxy::hedge::Ahead;
+use crate::proxy::session::Own;
 use crate::proxy::watch::Watched;
 use crate::tls::in_words;
 use crate::upstream::{Endpoint, Parties, Spoken, Wire};
@@ -47,6 +48,9 @@ tokio::task_local! {
     /// What the current task's request connects to: Pingora's connectors see no more than a peer.
     static DIALING: RefCell<Option<Given>>;
 }
+
+/// An endpoint that is to speak HTTP/2 does not.
+pub(super) const NO_HTTP2: ErrorType = ErrorType::new("NoHTTP2");
 
 /// The name of a protocol that no endpoint is ever offered: it leads Pingora to a [`Dialer`].
 const OURS: &[u8] = b"ravelin";
@@ -63,7 +67,7 @@ struct Dialing {
 /// What the current task's request is given in the place of a connection.
 enum Given {
     To(Dialing),
-    Answered(Box<Ahead>),
+    Answered(Box<Own>),
 }
 
 /// Lets a request name what it connects to.
@@ -75,6 +79,8 @@ pub(super) async fn scope<F: Future>(request: F) -> F::Output {
 #[derive(Clone)]
 pub(crate) struct Dialer {
     from: Arc<Sources>,
+    /// Connections over HTTP/2, and their streams.
+    streams: Arc<Streams>,
 }
 
 /// Addresses that connections come from (`client_bind_to_ipv4` and `client_bind_to_ipv6`).
@@ -88,14 +94,14 @@ impl Dialer {
     pub(crate) fn new(conf: &ServerConf) -> Self {
         // That these are addresses was looked at when the file was read.
         let parsed = |list: &[String]| list.iter().filter_map(|address| address.parse().ok()).collect();
-        Self { from: Arc::new(Sources { ipv4: parsed(&conf.client_bind_to_ipv4), ipv6: parsed(&conf.client_bind_to_ipv6) }) }
+        let from = Sources { ipv4: parsed(&conf.client_bind_to_ipv4), ipv6: parsed(&conf.client_bind_to_ipv6) };
+        let streams = Streams::new(Some(ConnectorOptions::from_server_conf(conf)));
+        Self { from: Arc::new(from), streams: Arc::new(streams) }
     }
 
-    /// Makes a peer one that this request may connect to: with the protocol that is spoken, and for this client alone where the
-    /// endpoint is told who that is.
-    pub(super) async fn direct(&self, peer: &mut HttpPeer, endpoint: &Arc<Endpoint>, parties: Parties, upgrade: bool) {
-        let link = endpoint.link();
-        let parties = link.proxy.map(|_| parties);
+    /// Makes a peer one that this request may connect to, for this client alone where the endpoint is told who that is. Says what is spoken.
+    pub(super) async fn direct(&self, peer: &mut HttpPeer, endpoint: &Arc<Endpoint>, parties: Parties, upgrade: bool) -> Spoken {
+        let parties = endpoint.link().proxy.map(|_| parties);
         if let Some(parties) = &parties {
             // A connection belongs to whom its first bytes name.
             peer.group_key = endpoint.group_for(parties);
@@ -105,27 +111,24 @@ impl Dialer {
         if spoken == Spoken::Open {
             let opened = self.open(endpoint, parties, spoken, peer.options.total_connection_timeout).await;
             if let Ok((_, http2)) = &opened {
-                endpoint.chose(*http2);
+                endpoint.chose(Some(*http2));
                 spoken = if *http2 { Spoken::Http2 } else { Spoken::Http1 };
             }
-            // One that speaks HTTP/2 can't be handed on: Pingora opens those itself.
-            ahead = Some(opened.map(|(stream, _)| stream)).filter(|opened| opened.is_err() || spoken == Spoken::Http1);
+            ahead = Some(opened.map(|(stream, _)| stream));
         }
         if spoken == Spoken::Http2 {
-            if let (Some(version), Some(parties)) = (link.proxy, parties) {
-                let header = parties.header(version);
-                peer.options.custom_l4 = Some(Arc::new(Introduced { header, from: self.from.clone() }));
-            }
-        } else {
-            peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
-            let dialing = Dialing { endpoint: endpoint.clone(), parties, spoken, ahead };
-            // Outside of a scope there is none to name it, and the connector will say so.
-            let _ = DIALING.try_with(|current| current.replace(Some(Given::To(dialing))));
+            // Pingora would look among those over HTTP/1 too.
+            peer.group_key = !peer.group_key;
         }
+        peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
+        let dialing = Dialing { endpoint: endpoint.clone(), parties, spoken, ahead };
+        // Outside of a scope there is none to name it, and the connector will say so.
+        let _ = DIALING.try_with(|current| current.replace(Some(Given::To(dialing))));
+        spoken
     }
 
     /// Makes a peer one that stands for an answer which was asked for ahead.
-    pub(super) fn hand_over(&self, peer: &mut HttpPeer, ahead: Ahead) {
+    pub(super) fn hand_over(&self, peer: &mut HttpPeer, ahead: Own) {
         // Of its own: no connection that waits is taken in its place.
         peer.group_key = fastrand::u64(..);
         peer.options.alpn = ALPN::Custom(CustomALPN::new(OURS.to_vec()));
@@ -157,6 +160,11 @@ impl Dialer {
                     let config = tls.config(Endpoint::offer(spoken)).clone();
                     let opened = handshake(TlsConnector::from(config), name.clone(), stream).await?;
                     let http2 = opened.http2();
+                    if spoken == Spoken::Http2 && !http2 {
+                        // It may have chosen another before.
+                        endpoint.chose(None);
+                        return Err(Error::explain(NO_HTTP2, format!("endpoint {endpoint} agreed on no HTTP/2 (ALPN)")));
+                    }
                     Ok((Box::new(opened) as Stream, http2))
                 }
                 (Some(_), None) => Err(Error::explain(ErrorType::TLSHandshakeFailure, "the endpoint has no name to prove")),
@@ -178,44 +186,46 @@ async fn within<T>(limit: Option<Duration>, endpoint: &Endpoint, opening: impl F
 
 #[async_trait]
 impl custom::Connector for Dialer {
-    type Session = Ahead;
+    type Session = Own;
 
-    async fn get_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<(Connection<Ahead>, bool)> {
+    async fn get_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Result<(Connection<Own>, bool)> {
         let Dialing { endpoint, parties, spoken, ahead } = match DIALING.try_with(RefCell::take).ok().flatten() {
             Some(Given::To(dialing)) => dialing,
-            Some(Given::Answered(ahead)) => return Ok((Connection::Session(*ahead), true)),
+            Some(Given::Answered(own)) => return Ok((Connection::Session(*own), true)),
             None => return Err(Error::explain(ErrorType::InternalError, "a connection that nobody has asked for")),
         };
         let stream = match ahead {
             Some(opened) => opened?,
             None => self.open(&endpoint, parties, spoken, peer.total_connection_timeout()).await?.0,
         };
+        if spoken == Spoken::Http2 {
+            let mut settings = H2HandshakeSettings::new();
+            settings.max_streams = endpoint.peer().options.max_h2_streams;
+            let connection = handshake_http2(stream, settings).await?;
+            let session =
+                connection.spawn_stream().await?.or_err(ErrorType::H2Error, "a new connection without room for a stream")?;
+            if connection.more_streams_allowed() {
+                self.streams.in_use_pool().insert(peer.reuse_hash(), connection);
+            }
+            return Ok((Connection::Session(Own::of_stream(session)), false));
+        }
         // The express lane looks after its own.
         let watched = Box::new(Watched::new(stream, endpoint.peer().options.write_timeout));
         Ok((Connection::Stream(Box::new(Followed::new(watched))), false))
     }
 
-    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _: &P) -> Option<Ahead> {
-        None
+    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Option<Own> {
+        let is_stream = |given: &Given| matches!(given, Given::To(Dialing { spoken: Spoken::Http2, ahead: None, .. }));
+        let wanted = DIALING.try_with(|current| current.borrow().as_ref().is_some_and(is_stream)).unwrap_or_default();
+        // One that can't be used is no reason not to open another.
+        let session = if wanted { self.streams.reused_http_session(peer).await.ok().flatten() } else { None }?;
+        let _ = DIALING.try_with(RefCell::take);
+        Some(Own::of_stream(session))
     }
 
-    /// What a [`Dialer`] opens becomes a session of Pingora's: but for those whose answers were asked for ahead.
-    async fn release_http_session<P: Peer + Send + Sync + 'static>(&self, ahead: Ahead, _: &P, idle: Option<Duration>) {
-        ahead.release(idle).await;
-    }
-}
-
-/// What Pingora connects by where it speaks TLS or HTTP/2 itself, after a PROXY header.
-#[derive(Debug)]
-struct Introduced {
-    header: Vec<u8>,
-    from: Arc<Sources>,
-}
-
-#[async_trait]
-impl Connect for Introduced {
-    async fn connect(&self, address: &SocketAddr) -> Result<L4Stream> {
-        reach(address, Some(&self.header), &self.from).await
+    /// What a [`Dialer`] opens over HTTP/1 becomes a session of Pingora's, but for those whose answers were asked for ahead.
+    async fn release_http_session<P: Peer + Send + Sync + 'static>(&self, own: Own, peer: &P, idle: Option<Duration>) {
+        own.release(&self.streams, peer, idle).await;
     }
 }
 

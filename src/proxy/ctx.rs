@@ -35,6 +35,11 @@ pub(super) fn stream_clock() -> Option<Arc<Clock>> {
     CONNECTION.try_with(|connection| connection.stream.map(|_| connection.clock.clone())).ok().flatten()
 }
 
+/// The clock of the exchange that the current task carries, whoever keeps the time.
+pub(super) fn any_clock() -> Option<Arc<Clock>> {
+    CONNECTION.try_with(|connection| connection.clock.clone()).ok()
+}
+
 /// Asks the clock of the exchange that the current task serves, where the client's connection keeps it: a stream of HTTP/2 has its own
 /// way. `None`: there is none.
 pub(super) fn with_clock<T>(ask: impl FnOnce(&Clock) -> T) -> Option<T> {
@@ -107,8 +112,8 @@ pub(crate) struct Ctx {
     pub(super) ahead: bool,
     /// When the current try began.
     pub(super) try_began: Option<Instant>,
-    /// Its connection is read along, which keeps the time of a stream too.
-    pub(super) followed: bool,
+    /// It is a stream of HTTP/2 to its endpoint (`session`).
+    pub(super) streamed: bool,
     /// How many informational responses have come.
     pub(super) informational: u8,
     /// The head of the final response has come.
@@ -188,7 +193,7 @@ impl Ctx {
             first_began: None,
             ahead: false,
             try_began: None,
-            followed: false,
+            streamed: false,
             informational: 0,
             responding: false,
             asked: false,

@@ -8,24 +8,18 @@
 //! A 5xx is no answer while the other may still give a better one; neither is a connection that breaks.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, Stream};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Version};
+use http::Version;
+use http::header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING};
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::custom::client::Session as CustomSession;
-use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite};
-use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
-use pingora_core::protocols::l4::socket::SocketAddr;
-use pingora_core::protocols::{Digest, UniqueID, UniqueIDType};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error as PingoraError, ErrorType};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::filter::Error;
@@ -35,6 +29,7 @@ use crate::proxy::head::{authority, set_host, strip_hop_by_hop};
 use crate::proxy::outcome::{ended, of_error};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::retry::{self, hedge_takes_over};
+use crate::proxy::session::{Carrier, Own};
 use crate::proxy::upstream::{
     await_response, connect_failed, connected, ended as over, exchange_failed, parties, prepare, tuned,
 };
@@ -57,15 +52,6 @@ pub(super) fn applies(session: &mut Session, ctx: &Ctx) -> bool {
     !seen && session.as_downstream_mut().is_body_done() && session.as_downstream().get_retry_buffer().is_some()
 }
 
-/// An answer that was asked for ahead: a session of Pingora's of which the request is written and the first head is read.
-pub(crate) struct Ahead {
-    session: Http1Session,
-    peer: Box<HttpPeer>,
-    connector: Hedges,
-    /// That head has been handed on.
-    shown: bool,
-}
-
 /// What is sent to an endpoint, and over what.
 struct Question {
     endpoint: Arc<Endpoint>,
@@ -77,7 +63,7 @@ struct Question {
 
 /// A connection, how it was come by, and since when it is there.
 struct Reached {
-    session: Http1Session,
+    carrier: Carrier,
     connect: Connect,
     since: Instant,
 }
@@ -91,7 +77,7 @@ enum Broken {
 }
 
 /// Asks the endpoint that was picked, and another one should it be slow.
-pub(super) async fn ask(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy, mut peer: Box<HttpPeer>) -> Result<Ahead> {
+pub(super) async fn ask(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy, mut peer: Box<HttpPeer>) -> Result<Own> {
     let Some(endpoint) = ctx.exchange.endpoint.clone() else { return Err(over(ctx, Error::internal("no endpoint was chosen"))) };
     let parties = parties(session, ctx);
     let reached = match reach(&proxy.hedges, &proxy.dialer, &endpoint, &mut peer, parties).await {
@@ -130,7 +116,7 @@ pub(super) async fn ask(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy, mut
     };
     if let Some((answered, peer)) = early {
         return match answered {
-            Ok(Reached { session, .. }) => Ok(Ahead { session, peer, connector: proxy.hedges.clone(), shown: false }),
+            Ok(Reached { carrier, .. }) => Ok(Own::ahead(carrier, peer, proxy.hedges.clone())),
             Err(error) => Err(exchange_failed(session, error.into_up(), ctx, reused, proxy.max_tries)),
         };
     }
@@ -172,10 +158,10 @@ async fn race(
     proxy: &Proxy,
     (mut first, reused): (Asking, bool),
     second: Option<(Attempt, Asking)>,
-) -> Result<Ahead> {
+) -> Result<Own> {
     let (mut attempt, mut asking) = second.map_or((None, None), |(attempt, asking)| (Some(attempt), Some(asking)));
     let mut failed = false;
-    let ahead = |session, peer| Ahead { session, peer, connector: proxy.hedges.clone(), shown: false };
+    let ahead = |carrier, peer| Own::ahead(carrier, peer, proxy.hedges.clone());
     loop {
         let other = async {
             match &mut asking {
@@ -187,8 +173,8 @@ async fn race(
             biased;
             (answered, peer) = &mut first, if !failed => {
                 match answered {
-                    Ok(Reached { session, .. }) if attempt.is_none() || speaks_for_it(&session) => return Ok(ahead(session, peer)),
-                    Ok(Reached { session, .. }) => ended(ctx, Outcome::Answered(status(&session)), Instant::now()),
+                    Ok(Reached { carrier, .. }) if attempt.is_none() || speaks_for_it(&carrier) => return Ok(ahead(carrier, peer)),
+                    Ok(Reached { carrier, .. }) => ended(ctx, Outcome::Answered(carrier.status()), Instant::now()),
                     Err(error) if attempt.is_none() => {
                         return Err(exchange_failed(session, error.into_up(), ctx, reused, proxy.max_tries));
                     }
@@ -203,7 +189,7 @@ async fn race(
             (answered, peer) = other => {
                 asking = None;
                 match answered {
-                    Ok(reached) if failed || speaks_for_it(&reached.session) => {
+                    Ok(reached) if failed || speaks_for_it(&reached.carrier) => {
                         if let Some(upstream) = &ctx.exchange.upstream {
                             upstream.meter().hedge_won();
                         }
@@ -213,11 +199,11 @@ async fn race(
                         }
                         ctx.timing.connect = Some(reached.connect);
                         ctx.step = Some(reached.since);
-                        return Ok(ahead(reached.session, peer));
+                        return Ok(ahead(reached.carrier, peer));
                     }
                     answered => {
                         let broken = match answered {
-                            Ok(reached) => Broken::ByEndpoint(Outcome::Answered(status(&reached.session))),
+                            Ok(reached) => Broken::ByEndpoint(Outcome::Answered(reached.carrier.status())),
                             Err(error) if lacks_descriptors(&error) => Broken::Otherwise,
                             Err(error) if failed => {
                                 // It was the last.
@@ -260,12 +246,8 @@ async fn race(
 }
 
 /// Whether an answer may be the one.
-fn speaks_for_it(session: &Http1Session) -> bool {
-    status(session) < 500
-}
-
-fn status(session: &Http1Session) -> u16 {
-    session.resp_header().map_or(0, |head| head.status.as_u16())
+fn speaks_for_it(carrier: &Carrier) -> bool {
+    carrier.status() < 500
 }
 
 /// A connection that waits, or a new one.
@@ -279,44 +261,47 @@ async fn reach(
     // Of its own: two may be opened at once for one request.
     connect::scope(async {
         let began = Instant::now();
-        dialer.direct(peer, endpoint, parties, true).await;
-        match connector.get_http_session(&*peer).await? {
-            (HttpSession::H1(session), reused) => {
-                let since = Instant::now();
-                let connect = if reused { Connect::Reused } else { Connect::Opened(since.duration_since(began)) };
-                Ok(Reached { session, connect, since })
-            }
-            _ => Err(PingoraError::explain(ErrorType::InternalError, "another protocol than was asked for")),
-        }
+        dialer.direct(peer, endpoint, parties, false).await;
+        let (session, reused) = connector.get_http_session(&*peer).await?;
+        let carrier = match session {
+            HttpSession::H1(session) => Carrier::Http1(Box::new(session)),
+            HttpSession::Custom(own) => own.into_carrier(),
+            HttpSession::H2(_) => return Err(PingoraError::explain(ErrorType::InternalError, "a session that is not ours")),
+        };
+        let since = Instant::now();
+        let connect = if reused { Connect::Reused } else { Connect::Opened(since.duration_since(began)) };
+        Ok(Reached { carrier, connect, since })
     })
     .await
 }
 
 /// Sends the request, and waits for the first head of an answer.
 async fn put(question: Question, reached: Result<Reached>) -> (Result<Reached>, Box<HttpPeer>) {
-    let Question { peer, head, body, .. } = question;
+    let Question { endpoint, peer, head, body, .. } = question;
     let answered = async {
         let mut reached = reached?;
-        let session = &mut reached.session;
-        session.read_timeout = peer.options.read_timeout;
-        session.write_timeout = peer.options.write_timeout;
-        session.write_request_header(head).await?;
-        if let Some(body) = &body {
-            session.write_body(body).await?;
-        }
-        session.finish_body().await?;
-        session.read_response().await?;
+        let write = match reached.carrier {
+            Carrier::Http1(_) => peer.options.write_timeout,
+            Carrier::Http2(_) => endpoint.peer().options.write_timeout,
+        };
+        reached.carrier.set_timeouts(peer.options.read_timeout, write);
+        reached.carrier.ask(head, body.as_ref()).await?;
         Ok(reached)
     };
     (answered.await, peer)
 }
 
-/// The head that this try sends, over HTTP/1.1.
+/// The head that this try sends, over HTTP/1.1 or, once it has been addressed so, HTTP/2.
 async fn head_for(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) -> std::result::Result<Box<RequestHeader>, Error> {
     let mut head = session.req_header().clone();
     let host = authority(&head).into_owned();
+    // Of a stream it is `trailers` or nothing, which gRPC asks for.
+    let te = head.headers.get(TE).filter(|_| head.version == Version::HTTP_2).cloned();
     strip_hop_by_hop(&mut head);
     head.remove_header(&TRANSFER_ENCODING);
+    if let Some(te) = te {
+        head.insert_header(TE, te).map_err(|error| Error::internal("").with_message(error.to_string()))?;
+    }
     head.set_version(Version::HTTP_11);
     if !host.is_empty() {
         set_host(&mut head, &host)?;
@@ -332,109 +317,4 @@ async fn head_for(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) -> std::r
     }
     head.remove_header(&TRANSFER_ENCODING);
     Ok(Box::new(head))
-}
-
-impl Ahead {
-    /// The connection waits for a next request, if this one's answer came whole and leaves it open.
-    pub(super) async fn release(mut self, idle: Option<Duration>) {
-        if self.session.is_body_done() {
-            self.session.respect_keepalive();
-            self.connector.release_http_session(HttpSession::H1(self.session), &*self.peer, idle).await;
-        }
-    }
-}
-
-#[async_trait]
-impl CustomSession for Ahead {
-    async fn write_request_header(&mut self, _: Box<RequestHeader>, _: bool) -> Result<()> {
-        Ok(())
-    }
-    async fn write_request_body(&mut self, _: Bytes, _: bool) -> Result<()> {
-        Ok(())
-    }
-    async fn finish_request_body(&mut self) -> Result<()> {
-        Ok(())
-    }
-    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.session.read_timeout = timeout;
-    }
-    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
-        self.session.write_timeout = timeout;
-    }
-    async fn read_response_header(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.shown, true) {
-            self.session.read_response().await?;
-        }
-        Ok(())
-    }
-    async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
-        self.session.read_body_bytes().await
-    }
-    fn response_finished(&self) -> bool {
-        false
-    }
-    async fn shutdown(&mut self, _: u32, _: &str) {
-        self.session.shutdown().await;
-    }
-    fn response_header(&self) -> Option<&ResponseHeader> {
-        self.session.resp_header()
-    }
-    fn was_upgraded(&self) -> bool {
-        false
-    }
-    fn digest(&self) -> Option<&Digest> {
-        Some(self.session.digest())
-    }
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        Some(self.session.digest_mut())
-    }
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        self.session.server_addr()
-    }
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        self.session.client_addr()
-    }
-    async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        Ok(None)
-    }
-    fn fd(&self) -> UniqueIDType {
-        self.session.id()
-    }
-    async fn check_response_end_or_error(&mut self, _: bool) -> Result<bool> {
-        // Of an informational head this is no question yet, and none is answered.
-        Ok((200..600).contains(&status(&self.session)) && self.session.is_body_done())
-    }
-    fn take_request_body_writer(&mut self) -> Option<Box<dyn BodyWrite>> {
-        Some(Box::new(Sent))
-    }
-    async fn finish_custom(&mut self) -> Result<()> {
-        Ok(())
-    }
-    fn take_custom_message_reader(&mut self) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
-        Some(Box::new(futures_util::stream::empty()))
-    }
-    async fn drain_custom_messages(&mut self) -> Result<()> {
-        Ok(())
-    }
-    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
-        Some(Box::new(()))
-    }
-}
-
-/// Where a body goes that has been sent.
-struct Sent;
-
-#[async_trait]
-impl BodyWrite for Sent {
-    async fn write_all_buf(&mut self, body: &mut Bytes) -> Result<()> {
-        body.clear();
-        Ok(())
-    }
-    async fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
-    async fn cleanup(&mut self) -> Result<()> {
-        Ok(())
-    }
-    fn upgrade_body_writer(&mut self) {}
 }

@@ -31,6 +31,7 @@ mod reply;
 mod request;
 mod response;
 mod retry;
+mod session;
 mod settle;
 mod split;
 pub mod trace;

@@ -10,6 +10,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::filter::{Error, Party};
+use crate::proxy::connect::NO_HTTP2;
 use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
 use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
 use crate::proxy::outcome::{answered, invalid};
@@ -242,6 +243,7 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
         (ErrorSource::Downstream, ReadTimedout) => Error::new(408, Party::Client, "body_timeout"),
         (ErrorSource::Downstream, WriteTimedout) => Error::new(408, Party::Client, "client_stalls"),
         (ErrorSource::Downstream, _) => Error::new(400, Party::Client, "bad_request"),
+        (ErrorSource::Upstream, kind) if *kind == NO_HTTP2 => upstream(502, "no_http2"),
         (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => upstream(504, "connect_timeout"),
         (ErrorSource::Upstream, ConnectRefused) => upstream(502, "connect_refused"),
         (ErrorSource::Upstream, ConnectError | ConnectNoRoute | ConnectProxyFailure | SocketError | TLSHandshakeFailure) => {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::{CONNECTION, UPGRADE};
 use http::{Method, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -10,12 +11,11 @@ use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use crate::config::Protocol;
 use crate::filter::{Error, Exchange, InvalidField, Party};
 use crate::observe::{Connect, Timing};
 use crate::proxy::failure::missed;
 use crate::proxy::followed::{self, Try};
-use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host};
+use crate::proxy::head::{UpstreamRequest, is_hop_by_hop, set_host, strip_hop_by_hop};
 use crate::proxy::outcome::{broke, connecting};
 use crate::proxy::reply::{QUEUE_FULL, QUEUE_TIMEOUT};
 use crate::proxy::response::lacks_descriptors;
@@ -62,7 +62,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) 
     ctx.timing = Timing { routed: ctx.timing.routed, ..Timing::default() };
     let upgrade = session.is_upgrade_req();
     ctx.ahead = hedge::applies(session, ctx);
-    ctx.followed = !ctx.ahead && endpoint.speaks(upgrade) == Spoken::Http1;
+    ctx.streamed = false;
     followed::begin(Try {
         number: (ctx.exchange.id.bits(), ctx.exchange.tries),
         to_head: session.req_header().method == Method::HEAD,
@@ -73,7 +73,13 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) 
         let ahead = hedge::ask(session, ctx, proxy, peer.clone()).await?;
         proxy.dialer.hand_over(&mut peer, ahead);
     } else {
-        proxy.dialer.direct(&mut peer, &endpoint, parties(session, ctx), upgrade).await;
+        let spoken = proxy.dialer.direct(&mut peer, &endpoint, parties(session, ctx), upgrade).await;
+        ctx.streamed = spoken == Spoken::Http2;
+        if ctx.streamed {
+            // The stream keeps its own time (`session`).
+            peer.options.read_timeout = None;
+            peer.options.write_timeout = endpoint.peer().options.write_timeout;
+        }
     }
     Ok(peer)
 }
@@ -85,21 +91,16 @@ pub(super) fn parties(session: &Session, ctx: &Ctx) -> Parties {
 }
 
 /// What Pingora connects to, with the limits that hold for this request.
-pub(super) fn tuned(session: &mut Session, ctx: &Ctx, endpoint: &Endpoint) -> Box<HttpPeer> {
+pub(super) fn tuned(session: &Session, ctx: &Ctx, endpoint: &Endpoint) -> Box<HttpPeer> {
     let mut peer = Box::new(endpoint.peer().clone());
     let try_timeout = ctx.exchange.upstream.as_ref().and_then(|upstream| upstream.retries().try_timeout());
     let http2 = session.as_downstream().is_http2();
-    if (ctx.followed || ctx.ahead) && !http2 {
+    if http2 {
+        // An endpoint that stops taking a body keeps Pingora from reading what it says.
+        peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
+    } else {
         // The clock keeps the time, and the connection itself while the endpoint takes nothing (`watch`).
         peer.options.write_timeout = None;
-    } else if http2 || !session.as_downstream_mut().is_body_empty() {
-        // An endpoint that stops taking a body keeps Pingora from reading the client, where the clock is looked at. And of a stream to an
-        // endpoint on HTTP/2 no read can be told that its time is up: it is dropped and so reset, where a timeout of Pingora's is answered
-        // with a 504.
-        peer.options.read_timeout = endpoint.read_timeout().into_iter().chain(ctx.connection.clock.left()).min();
-        if http2 && !ctx.followed {
-            peer.options.read_timeout = peer.options.read_timeout.into_iter().chain(try_timeout).min();
-        }
     }
     if let Some(limit) = try_timeout {
         let options = &mut peer.options;
@@ -221,6 +222,9 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
         // It has been sent.
         return Ok(());
     }
+    if ctx.streamed {
+        begin_stream(head);
+    }
     prepare(session, head, ctx, proxy).await.map_err(|error| ended(ctx, error))?;
     if head.version == Version::HTTP_2 && session.as_downstream_mut().is_body_empty() {
         // Over HTTP/2 Pingora tells nobody of the end of a body that there is not: the head is all, and it goes out now.
@@ -230,19 +234,23 @@ pub(super) async fn prepare_request(session: &mut Session, head: &mut RequestHea
     Ok(())
 }
 
+/// Makes a client's head one for a stream of HTTP/2: nothing in it is a matter of a connection. One that came over a stream has nothing such.
+fn begin_stream(head: &mut RequestHeader) {
+    if head.version != Version::HTTP_2 {
+        strip_hop_by_hop(head);
+        // Of an upgrade too, which HTTP/2 does not know.
+        head.remove_header(&CONNECTION);
+        head.remove_header(&UPGRADE);
+        head.set_version(Version::HTTP_2);
+    }
+}
+
 pub(super) async fn prepare(
     session: &Session,
     head: &mut RequestHeader,
     ctx: &mut Ctx,
     proxy: &Proxy,
 ) -> std::result::Result<(), Error> {
-    if let Some(endpoint) = &ctx.exchange.endpoint
-        && endpoint.link().protocol == Protocol::Http2
-        && head.version != Version::HTTP_2
-    {
-        let message = format!("endpoint {endpoint} agreed on no HTTP/2 (ALPN), which `protocol: http2` asks for");
-        return Err(Error::new(502, Party::Upstream, "no_http2").with_message(message));
-    }
     address(head, session.req_header().version, &proxy.via, ctx.who_asks.as_ref(), &ctx.exchange)?;
     match &ctx.route {
         Some(route) => route.chain.upstream_request(&mut ctx.run, &mut UpstreamRequest(head), &mut ctx.exchange).await,
@@ -339,15 +347,13 @@ pub(super) fn await_response(ctx: &Ctx, body: bool) {
         let at_once = !body && ctx.received == 0 && !filtered;
         let ended = ctx.step.filter(|_| at_once).unwrap_or_else(Instant::now);
         let limit = upstream.deadlines().response;
-        // The time that it took to connect is the try's, but not that in which the client sent its body. Of a stream to an endpoint on
-        // HTTP/2 Pingora keeps it.
+        // The time that it took to connect is the try's, but not that in which the client sent its body.
         let spent = if ctx.received == 0 {
             ctx.try_began.map_or(Duration::ZERO, |began| ended.duration_since(began))
         } else {
             Duration::ZERO
         };
-        let of_try = upstream.retries().try_timeout().filter(|_| ctx.connection.stream.is_none() || ctx.followed);
-        match of_try.map(|of_try| of_try.saturating_sub(spent)) {
+        match upstream.retries().try_timeout().map(|of_try| of_try.saturating_sub(spent)) {
             Some(of_try) if limit.is_none_or(|limit| of_try < limit) => ctx.connection.clock.await_try(of_try, ended),
             _ => ctx.connection.clock.await_response(limit, ended),
         }

@@ -271,9 +271,9 @@ impl Endpoint {
         }
     }
 
-    /// It chose this one.
-    pub(crate) fn chose(&self, http2: bool) {
-        self.spoken.store(if http2 { HTTP2 } else { HTTP1 }, Ordering::Relaxed);
+    /// It chose this one. `None`: who knows what it would choose now.
+    pub(crate) fn chose(&self, http2: Option<bool>) {
+        self.spoken.store(http2.map_or(UNKNOWN, |http2| if http2 { HTTP2 } else { HTTP1 }), Ordering::Relaxed);
     }
 
     /// What it is offered on a connection on which this is to be spoken.

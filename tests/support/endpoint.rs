@@ -35,7 +35,7 @@ pub(crate) struct Reached {
     pub(crate) introduced: bool,
     /// Requests until it ends a connection.
     pub(crate) requests: usize,
-    /// It takes requests over HTTP/1, and answers none.
+    /// It takes requests, and answers none.
     pub(crate) silent: bool,
 }
 
@@ -254,6 +254,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
+        let silent = reached.silent;
         let (facts, Told { resets, .. }) = (format!("{facts} http=2 stream={served} path={path}"), told.clone());
         if path == "/healthz" || path == "/grpc.health.v1.Health/Check" {
             let ill = told.probed(&format!("{facts} scheme={}", request.uri().scheme_str().unwrap_or("-")));
@@ -261,7 +262,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             continue;
         }
         tokio::spawn(async move {
-            if path == "/stall" {
+            if silent || path == "/stall" {
                 let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
                 resets.lock().expect("nobody panics").push(format!("{reset:?}"));
                 return;

@@ -250,11 +250,6 @@ impl Resolver<'_> {
     /// What would keep a second endpoint from ever being asked.
     fn hedge(&mut self, upstream: &Upstream, place: Span) {
         let report = &mut self.report;
-        if upstream.protocol.value != Protocol::Http1 {
-            let diagnostic = Diagnostic::error(place, "`hedge` needs `protocol: http1`")
-                .related(upstream.protocol.span, "the protocol is here");
-            report.push(diagnostic.hint("remove one of them"));
-        }
         if upstream.retry.methods.is_empty() {
             report.push(Diagnostic::error(place, "`hedge` has no effect with `methods: []`: no request may be sent twice"));
         }

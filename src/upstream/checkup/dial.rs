@@ -20,6 +20,18 @@ pub(super) struct Detour {
     pub(super) tls: Option<bool>,
 }
 
+impl Detour {
+    /// Where a bare connection is all that there is to open: no TLS, and nothing that has to be said first.
+    pub(super) fn bare(self, endpoint: &Endpoint) -> Option<std::net::SocketAddr> {
+        let link = endpoint.link();
+        let plain = link.tls.is_none() || self.tls == Some(false);
+        let silent = link.proxy.is_none() || self.port.is_some();
+        let SocketAddr::Inet(mut address) = endpoint.address().clone() else { return None };
+        address.set_port(self.port.unwrap_or(address.port()));
+        (plain && silent).then_some(address)
+    }
+}
+
 /// A connection to an endpoint.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 

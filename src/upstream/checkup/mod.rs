@@ -10,7 +10,7 @@ mod tcp;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -93,7 +93,7 @@ impl Check {
             let check = self.clone();
             probing.spawn(async move {
                 for _ in 0..check.thresholds.unhealthy_after {
-                    check.ask(&endpoint).await;
+                    check.ask(&endpoint, None).await;
                     if endpoint.vitals().state().health == super::health::Health::new() {
                         break;
                     }
@@ -108,18 +108,19 @@ impl Check {
         // Soon for the first time, and from then on spread out.
         sleep(self.interval.mul_f64(0.1 * fastrand::f64())).await;
         let mut next = Instant::now() + self.interval.mul_f64(0.5 + 0.5 * fastrand::f64());
+        let mut kept = None;
         loop {
-            if self.ask(&endpoint).await {
+            if self.ask(&endpoint, Some(&mut kept)).await {
                 bell.notify_one();
             }
-            sleep_until(next).await;
+            sleep_until(with_others(next, self.interval)).await;
             next = next.max(Instant::now()) + self.interval.mul_f64(0.95 + 0.1 * fastrand::f64());
         }
     }
 
     /// Probes an endpoint once. Whether its health has changed.
-    async fn ask(&self, endpoint: &Endpoint) -> bool {
-        let found = self.probe(endpoint).await;
+    async fn ask(&self, endpoint: &Endpoint, kept: Option<&mut Option<http::Kept>>) -> bool {
+        let found = self.probe(endpoint, kept).await;
         let mut state = endpoint.vitals().state();
         state.probed = true;
         if !state.health.heard(found.is_ok(), self.thresholds) {
@@ -140,14 +141,31 @@ impl Check {
         true
     }
 
-    async fn probe(&self, endpoint: &Endpoint) -> Result<(), Ill> {
+    /// `kept`: where a connection waits between one probe and the next.
+    async fn probe(&self, endpoint: &Endpoint, mut kept: Option<&mut Option<http::Kept>>) -> Result<(), Ill> {
         loop {
             let probing = async {
+                if let (Kind::Http(settings), Some(kept)) = (&self.kind, kept.as_deref_mut())
+                    && let Some(waiting) = kept.take()
+                    && let Ok((found, waiting)) = waiting.ask(settings, endpoint.host()).await
+                {
+                    *kept = waiting;
+                    return Ok(found);
+                }
+                if let (Kind::Tcp, Some(address)) = (&self.kind, self.detour.bare(endpoint)) {
+                    return tcp::knock(address).await.map(Ok);
+                }
                 let protocol = if matches!(self.kind, Kind::Grpc(_)) { Protocol::Http2 } else { endpoint.link().protocol };
                 let reached = dial(endpoint, self.detour, protocol).await?;
                 Ok(match &self.kind {
                     Kind::Tcp => tcp::probe(reached).await,
-                    Kind::Http(settings) => http::probe(reached, settings, endpoint.host()).await,
+                    Kind::Http(settings) => {
+                        let (found, waiting) = http::probe(reached, settings, endpoint.host(), kept.is_some()).await;
+                        if let Some(kept) = kept.as_deref_mut() {
+                            *kept = waiting;
+                        }
+                        found
+                    }
                     Kind::Grpc(settings) => grpc::probe(reached, settings, endpoint.host()).await,
                 })
             };
@@ -191,6 +209,14 @@ impl Rounds {
     }
 }
 
+/// The next moment at which probes begin: so one wake of a thread serves many of them, and a thousand still fall into a hundred groups.
+fn with_others(at: Instant, interval: Duration) -> Instant {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let tick = (interval / 100).clamp(Duration::from_millis(1), Duration::from_millis(50));
+    let ticks = at.saturating_duration_since(*BEGINNING).as_nanos().div_ceil(tick.as_nanos());
+    u32::try_from(ticks).map_or(at, |ticks| *BEGINNING + tick * ticks)
+}
+
 fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(rustix::io::Errno::from_io_error(error), Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
@@ -204,21 +230,30 @@ mod tests {
         Arc::new(Check::new("u", &decoded(yaml).unwrap()).unwrap())
     }
 
+    #[test]
+    fn probes_begin_together() {
+        let (now, interval) = (Instant::now() + Duration::from_secs(1), Duration::from_secs(2));
+        let begun: std::collections::BTreeSet<Instant> =
+            (0..1000).map(|n| with_others(now + Duration::from_millis(2 * n), interval)).collect();
+        assert!((100..=101).contains(&begun.len()), "{}", begun.len());
+        assert!(with_others(now, interval) >= now && with_others(now, interval) < now + Duration::from_millis(20));
+    }
+
     #[tokio::test]
     async fn whoever_listens_is_healthy() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (check, endpoint) = (check("tcp"), Endpoint::testing(port));
-        assert_eq!(check.probe(&endpoint).await, Ok(()));
+        assert_eq!(check.probe(&endpoint, None).await, Ok(()));
         drop(listener);
-        assert!(check.probe(&endpoint).await.unwrap_err().contains("refused"));
+        assert!(check.probe(&endpoint, None).await.unwrap_err().contains("refused"));
     }
 
     #[tokio::test]
     async fn another_port_is_asked() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let check = check(&format!("{{tcp: {{port: {}}}}}", listener.local_addr().unwrap().port()));
-        assert_eq!(check.probe(&Endpoint::testing(1)).await, Ok(()));
+        assert_eq!(check.probe(&Endpoint::testing(1), None).await, Ok(()));
     }
 
     #[tokio::test]
@@ -227,7 +262,7 @@ mod tests {
         let endpoint = Endpoint::testing(listener.local_addr().unwrap().port());
         for kind in ["http", "grpc"] {
             let check = check(&format!("{{{kind}: {{timeout: 20ms}}}}"));
-            assert_eq!(check.probe(&endpoint).await.unwrap_err(), "no answer within 20ms");
+            assert_eq!(check.probe(&endpoint, None).await.unwrap_err(), "no answer within 20ms");
         }
     }
 }

@@ -5,15 +5,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may fail loudly, and speaks to a person")]
 
-use std::any::Any;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use ravelin::config::{Body, Catalog, parse};
+use ravelin::config::{NoFilters, parse};
 use ravelin::upstream::Upstream;
-use schemars::{Schema, SchemaGenerator};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,20 +21,6 @@ const BATCH: usize = 50_000;
 const ROUNDS: usize = 15;
 
 const BALANCES: [&str; 5] = ["round_robin", "random", "least_requests", "peak_ewma", "{hash: {key: uri}}"];
-
-struct NoFilters;
-
-impl Catalog for NoFilters {
-    fn names(&self) -> Vec<&'static str> {
-        Vec::new()
-    }
-    fn decode(&self, _: &str, _: Body<'_, '_>) -> Option<Box<dyn Any + Send>> {
-        None
-    }
-    fn schema(&self, _: &str, _: &mut SchemaGenerator) -> Option<Schema> {
-        None
-    }
-}
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

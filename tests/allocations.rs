@@ -2,27 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::any::Any;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use ravelin::config::{Body, Catalog, parse};
+use ravelin::config::{NoFilters, parse};
 use ravelin::upstream::Upstream;
-use schemars::{Schema, SchemaGenerator};
-
-struct NoFilters;
-
-impl Catalog for NoFilters {
-    fn names(&self) -> Vec<&'static str> {
-        Vec::new()
-    }
-    fn decode(&self, _: &str, _: Body<'_, '_>) -> Option<Box<dyn Any + Send>> {
-        None
-    }
-    fn schema(&self, _: &str, _: &mut SchemaGenerator) -> Option<Schema> {
-        None
-    }
-}
 
 fn upstream(balance: &str, more: &str, count: usize) -> Upstream {
     let mut yaml = format!(

@@ -1,6 +1,6 @@
 //! Endpoints that are looked up: by name, by service record, in a file. Resolvers fail, lie and flap; requests go on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
 mod support;
 
@@ -196,6 +196,91 @@ fn a_service_record_has_ports_weights_and_priorities() {
     // No target, and a target that is decidedly none.
     names.say(service, Says::Services(vec![record(5, 0, "three.test"), record(1, 1, ".")]));
     until(&ravelin, &["127.0.0.43"]);
+}
+
+/// A headless service of Kubernetes, as CoreDNS answers for one: the addresses of its ready pods, for few seconds
+/// (<https://github.com/kubernetes/dns/blob/master/docs/specification.md>, 2.4), and a service record for each named port, whose hosts are
+/// the pods by their addresses with dashes. While none is ready there is no such name, or nothing under it.
+#[test]
+fn a_headless_service_of_kubernetes_is_followed() {
+    let pods = [FIRST, SECOND, THIRD];
+    let servers = Servers::start(&pods);
+    let names = NameServer::start();
+    let service = "web.shop.svc.cluster.local";
+    let record = format!("_http._tcp.{service}");
+    let host = |ip: &Ipv4Addr| format!("{}.{service}", ip.to_string().replace('.', "-"));
+    let ready = |list: &[Ipv4Addr]| {
+        names.say(service, Says::Addresses(list.iter().map(|ip| IpAddr::V4(*ip)).collect(), 1));
+        for ip in list {
+            names.say(&host(ip), Says::Addresses(vec![IpAddr::V4(*ip)], 1));
+        }
+        // CoreDNS shares a hundred out.
+        let weight = 100 / list.len() as u16;
+        names.say(&record, Says::Services(list.iter().map(|ip| (0, weight, servers.port, host(ip))).collect()));
+    };
+    ready(&pods[..2]);
+    let by_name = format!("dns: {{name: {service}, port: {}, refresh: 50ms, resolver: '{}'}}", servers.port, names.address);
+    let by_port = format!("dns_srv: {{name: {record}, refresh: 50ms, resolver: '{}'}}", names.address);
+    let followed: Vec<Ravelin> =
+        [by_name, by_port].map(|discover| Ravelin::start(&yaml(&format!("discover: {{{discover}}}")))).into();
+    let each = |expected: &[&str]| followed.iter().for_each(|ravelin| until(ravelin, expected));
+    each(&["127.0.0.41", "127.0.0.42"]);
+    // It grows, and a pod is replaced by another.
+    ready(&pods);
+    each(&["127.0.0.41", "127.0.0.42", "127.0.0.43"]);
+    ready(&pods[1..]);
+    names.say(&host(&FIRST), Says::NoName);
+    each(&["127.0.0.42", "127.0.0.43"]);
+    // None is ready any more, says the one version, and the other.
+    for none in [Says::NoName, Says::Nothing] {
+        names.say(service, none.clone());
+        names.say(&record, none.clone());
+        let (before, deadline) = (names.asked(), Deadline::standard());
+        while names.asked() < before + 6 {
+            assert!(!deadline.passed(), "{none:?}: nobody is asked any more");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        each(&["127.0.0.42", "127.0.0.43"]);
+    }
+    for ravelin in &followed {
+        assert!(
+            ravelin.wait_for_log("discovery finds none, the last endpoints are kept for 30s", Deadline::standard()).is_some()
+        );
+    }
+    ready(&pods[..1]);
+    each(&["127.0.0.41"]);
+}
+
+/// A pod's own resolver has domains to search, and `ndots:5`: a service is found by as much of its name as a pod says.
+#[test]
+fn short_names_are_searched_for_as_pods_do() {
+    let pods = Ipv4Addr::new(127, 0, 53, 53);
+    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
+    let Some(names) = NameServer::at(pods.into()).ok().filter(|_| may_mount) else {
+        return eprintln!("not played: it takes root, and port 53 of {pods}");
+    };
+    let servers = Servers::start(&[FIRST, SECOND]);
+    names.say("web.shop.svc.cluster.local", addresses(&[FIRST]));
+    names.say(
+        "_http._tcp.api.other.svc.cluster.local",
+        Says::Services(vec![(0, 100, servers.port, "127-0-0-42.api.other.svc.cluster.local".into())]),
+    );
+    names.say("127-0-0-42.api.other.svc.cluster.local", addresses(&[SECOND]));
+    for (discover, answers) in [
+        (format!("dns: {{name: web, port: {}, refresh: 50ms}}", servers.port), FIRST),
+        ("dns_srv: {name: _http._tcp.api.other, refresh: 50ms}".to_owned(), SECOND),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ravelin.yaml"), yaml(&format!("discover: {{{discover}}}"))).unwrap();
+        let resolver = directory.path().join("resolv.conf");
+        let domains = "search shop.svc.cluster.local svc.cluster.local cluster.local";
+        fs::write(&resolver, format!("nameserver {pods}\n{domains}\noptions ndots:5\n")).unwrap();
+        let mut ravelin = Launch::new(directory.path()).resolves_by(&resolver).spawn().unwrap();
+        if let Err(problem) = ravelin.ready(1, Deadline::standard()) {
+            panic!("{problem}\n{}", ravelin.log().text());
+        }
+        until(&ravelin, &[&answers.to_string()]);
+    }
 }
 
 // covers: upstreams.discover.file.path

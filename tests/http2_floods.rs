@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use support::{Action, Answer, Connection, Deadline, Origin, Outgoing, Ravelin};
+use support::{Action, Answer, Connection, Deadline, Origin, Outgoing, Ravelin, until_metric};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 const REFUSED_STREAM: u32 = 7;
@@ -306,6 +306,22 @@ fn windows_that_open_by_the_byte() {
         if over { frame(7, 0, 0, &[0; 8]) } else { frame(8, 0, 1, &[0, 0, 0, 1]) }
     });
     assert_eq!(flood.resets.len(), 1);
+}
+
+/// What is refused below us, before there is a request, is counted like any other refusal.
+#[test]
+fn what_the_framing_refuses_is_counted() {
+    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
+    let ravelin = Ravelin::start(&format!("admin: {{address: 127.0.0.1:0}}\n{}", config(origin.address(), "{}")));
+    // A request without a path, and one that is as it should be.
+    let requests = [frame(1, 5, 1, &[GET, 0x86, 0x01, 0x01, b'a']), frame(1, 5, 3, &head(GET))].concat();
+    let mut ended = false;
+    let flood = flood(ravelin.address(), &requests, || {
+        thread::sleep(Duration::from_millis(100));
+        if std::mem::replace(&mut ended, true) { Vec::new() } else { frame(6, 0, 0x7fff_ffff, &[0; 8]) }
+    });
+    eprintln!("{:?} {:?}", flood.resets, flood.end);
+    until_metric(&ravelin, "ravelin_failures_total{party=\"client\",reason=\"http2_protocol_error\"}", |count| count >= 1.0);
 }
 
 // covers: listeners.limits.concurrent_streams

@@ -19,6 +19,22 @@ pub trait Catalog {
     fn schema(&self, name: &str, generator: &mut schemars::SchemaGenerator) -> Option<schemars::Schema>;
 }
 
+/// A catalog of no filters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoFilters;
+
+impl Catalog for NoFilters {
+    fn names(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+    fn decode(&self, _: &str, _: Body<'_, '_>) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+    fn schema(&self, _: &str, _: &mut schemars::SchemaGenerator) -> Option<schemars::Schema> {
+        None
+    }
+}
+
 /// A filter's settings as they stand in the file, for the filter's own type to be made of them.
 pub struct Body<'t, 'r> {
     tree: &'t Tree,

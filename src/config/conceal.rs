@@ -129,23 +129,7 @@ fn conceal(span: Span, report: &mut Report) {
 mod tests {
     use std::path::Path;
 
-    use crate::config::{Body, Catalog, parse};
-
-    struct NoFilters;
-
-    impl Catalog for NoFilters {
-        fn names(&self) -> Vec<&'static str> {
-            Vec::new()
-        }
-
-        fn decode(&self, _: &str, _: Body<'_, '_>) -> Option<Box<dyn std::any::Any + Send>> {
-            None
-        }
-
-        fn schema(&self, _: &str, _: &mut schemars::SchemaGenerator) -> Option<schemars::Schema> {
-            None
-        }
-    }
+    use crate::config::{NoFilters, parse};
 
     fn report(admin: &str) -> String {
         let text = format!("listeners: {{a: {{address: 127.0.0.1:80}}}}\nroutes: {{all: {{respond: {{}}}}}}\n{admin}");

@@ -53,7 +53,7 @@ use crate::types::{Duration, Limit, Name};
 
 pub use acme::{Acme, AcmeChallenge};
 pub use admin::Admin;
-pub use catalog::{Body, Catalog};
+pub use catalog::{Body, Catalog, NoFilters};
 pub use env::Environment;
 pub use errors::{ErrorPage, Errors};
 pub use file::Reload;

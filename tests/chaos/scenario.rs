@@ -29,6 +29,8 @@ pub(crate) struct Scenario {
     loses_posts: bool,
     /// Endpoints are found by a name server.
     found: bool,
+    /// A second endpoint is asked beside one that is slow.
+    hedged: bool,
 }
 
 pub(crate) const ALL: &[Scenario] = &[
@@ -41,6 +43,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
     Scenario {
         name: "hangs",
@@ -51,6 +54,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
     Scenario {
         name: "lies",
@@ -61,6 +65,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
     Scenario {
         name: "slows_down",
@@ -71,6 +76,30 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
+    },
+    Scenario {
+        name: "hangs_hedged",
+        said: "SIGSTOP, with `hedge`",
+        begin: |stage| stage.victim().signal(Signal::STOP),
+        last: wait,
+        end: |stage| stage.victim().signal(Signal::CONT),
+        left_out: true,
+        loses_posts: true,
+        found: false,
+        hedged: true,
+    },
+    Scenario {
+        name: "slows_down_hedged",
+        said: "5 ms become 2 s, with `hedge`",
+        begin: |stage| _ = stage.victim().tell("delay 2000"),
+        last: wait,
+        end: |stage| _ = stage.victim().tell(&format!("delay {}", USUAL.as_millis())),
+        // Who is asked beside it answers first: nothing is held against the one that is merely slower.
+        left_out: false,
+        loses_posts: true,
+        found: false,
+        hedged: true,
     },
     Scenario {
         name: "resets",
@@ -81,6 +110,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
     Scenario {
         name: "flaps",
@@ -91,6 +121,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: true,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
     Scenario {
         name: "empty_dns",
@@ -101,6 +132,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: false,
         loses_posts: false,
         found: true,
+        hedged: false,
     },
     Scenario {
         name: "rolling",
@@ -111,6 +143,7 @@ pub(crate) const ALL: &[Scenario] = &[
         left_out: false,
         loses_posts: true,
         found: false,
+        hedged: false,
     },
 ];
 
@@ -146,9 +179,10 @@ const SERVICE: &str = "_http._tcp.app.test";
 const HOST: &str = "host.test";
 
 impl Stage {
-    fn build(lane: &str, found: bool) -> Self {
+    fn build(lane: &str, Scenario { found, hedged, .. }: &Scenario) -> Self {
         let endpoints: Vec<Endpoint> = ["one", "two", "three"].map(Endpoint::start).into();
         let names = found.then(NameServer::start);
+        let hedge = if *hedged { ", hedge: {after: 50ms}, budget: {ratio: 40%}" } else { "" };
         let source = match &names {
             Some(names) => {
                 names.say(SERVICE, services(&endpoints));
@@ -162,7 +196,7 @@ impl Stage {
         };
         let config = format!(
             "listeners: {{main: {{address: 127.0.0.1:0, limits: {{connections_per_client: 20000}}}}}}\nadmin: {{address: 127.0.0.1:0}}\n\
-             upstreams:\n  app:\n    {source}\n{UPSTREAM}\
+             upstreams:\n  app:\n    {source}\n{UPSTREAM}{hedge}}}\n\
              routes: {{all: {{upstream: app, timeout: 10s}}}}\n"
         );
         Self { endpoints, names, ravelin: Arc::new(Ravelin::start_in(lane, &config)) }
@@ -214,7 +248,7 @@ impl Stage {
 /// What an upstream says that should survive all of this. The budget is the default one: a fifth of the requests, and ten in a second.
 const UPSTREAM: &str = "    health_check: {http: {path: /health, interval: 500ms, timeout: 500ms}}\n    \
     outlier_detection: {error_ratio: 10%, eject_for: 2s}\n    \
-    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"503\"], try_timeout: 500ms}\n";
+    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"503\"], try_timeout: 500ms";
 
 /// As a service record has them.
 fn services(endpoints: &[Endpoint]) -> Says {
@@ -269,7 +303,7 @@ static TABLE: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 /// Plays a scenario, and judges what clients noticed.
 pub(crate) fn play(scenario: &'static Scenario, lane: &'static str) -> Result<(), Failed> {
     let times = Times::of_this_run();
-    let stage = Stage::build(lane, scenario.found);
+    let stage = Stage::build(lane, scenario);
     let watch = Watch::start(&stage.ravelin);
     let load = Load::start(stage.ravelin.address(), times.rate, true);
     thread::sleep(times.before);

@@ -53,8 +53,7 @@ struct State {
 
 impl NameServer {
     pub(crate) fn start() -> Self {
-        let state = Arc::new(State::default());
-        let (udp, tcp) = runtime().block_on(async {
+        let sockets = runtime().block_on(async {
             loop {
                 // The same port for both.
                 let udp = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
@@ -63,6 +62,17 @@ impl NameServer {
                 }
             }
         });
+        Self::on(sockets)
+    }
+
+    /// Where systems look for one, at this address.
+    pub(crate) fn at(ip: IpAddr) -> std::io::Result<Self> {
+        let bound = async { Ok((UdpSocket::bind((ip, 53)).await?, TcpListener::bind((ip, 53)).await?)) };
+        runtime().block_on(bound).map(Self::on)
+    }
+
+    fn on((udp, tcp): (UdpSocket, TcpListener)) -> Self {
+        let state = Arc::new(State::default());
         let address = udp.local_addr().expect("it is bound");
         let (over_udp, over_tcp) = (state.clone(), state.clone());
         let tasks = vec![

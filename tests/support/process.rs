@@ -33,13 +33,21 @@ pub(crate) struct Launch {
     environment: Vec<(String, String)>,
     stdout: Option<Stdio>,
     descriptors: Option<u32>,
+    resolver: Option<PathBuf>,
 }
 
 impl Launch {
     /// `ravelin run -c ravelin.yaml` in `directory`.
     pub(crate) fn new(directory: &Path) -> Self {
         let arguments = ["run", "-c", "ravelin.yaml"].map(OsString::from).to_vec();
-        Self { directory: directory.to_owned(), arguments, environment: Vec::new(), stdout: None, descriptors: None }
+        Self {
+            directory: directory.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            stdout: None,
+            descriptors: None,
+            resolver: None,
+        }
     }
 
     pub(crate) fn arguments<I: IntoIterator<Item: Into<OsString>>>(mut self, arguments: I) -> Self {
@@ -64,17 +72,28 @@ impl Launch {
         self
     }
 
+    /// What it sees as `/etc/resolv.conf`: takes root, and `unshare`.
+    pub(crate) fn resolves_by(mut self, file: &Path) -> Self {
+        self.resolver = Some(file.to_owned());
+        self
+    }
+
     /// Starts the process and waits for nothing.
     pub(crate) fn spawn(self) -> io::Result<Ravelin> {
         let program = program();
-        let mut command = match self.descriptors {
-            // The shell becomes the program: the process id stays.
-            Some(limit) => {
+        // The shell becomes the program: the process id stays.
+        let mut command = match (self.descriptors, &self.resolver) {
+            (Some(limit), _) => {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
                 shell
             }
-            None => Command::new(program),
+            (None, Some(file)) => {
+                let mut shell = Command::new("unshare");
+                shell.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\""]).arg(file).arg(program);
+                shell
+            }
+            (None, None) => Command::new(program),
         };
         command.args(&self.arguments).current_dir(&self.directory).env_remove("RUST_LOG");
         // Nothing is left behind in /run by a process that is killed.

@@ -33,6 +33,30 @@ pub(crate) struct Scenario {
     hedged: bool,
 }
 
+const HANGS: Scenario = Scenario {
+    name: "hangs",
+    said: "SIGSTOP: connections open, nothing answers",
+    begin: |stage| stage.victim().signal(Signal::STOP),
+    last: wait,
+    end: |stage| stage.victim().signal(Signal::CONT),
+    left_out: true,
+    loses_posts: true,
+    found: false,
+    hedged: false,
+};
+
+const SLOWS_DOWN: Scenario = Scenario {
+    name: "slows_down",
+    said: "5 ms become 2 s",
+    begin: |stage| _ = stage.victim().tell("delay 2000"),
+    last: wait,
+    end: |stage| _ = stage.victim().tell(&format!("delay {}", USUAL.as_millis())),
+    left_out: true,
+    loses_posts: true,
+    found: false,
+    hedged: false,
+};
+
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "killed",
@@ -45,17 +69,7 @@ pub(crate) const ALL: &[Scenario] = &[
         found: false,
         hedged: false,
     },
-    Scenario {
-        name: "hangs",
-        said: "SIGSTOP: connections open, nothing answers",
-        begin: |stage| stage.victim().signal(Signal::STOP),
-        last: wait,
-        end: |stage| stage.victim().signal(Signal::CONT),
-        left_out: true,
-        loses_posts: true,
-        found: false,
-        hedged: false,
-    },
+    HANGS,
     Scenario {
         name: "lies",
         said: "503 for 20 % of its requests",
@@ -67,40 +81,10 @@ pub(crate) const ALL: &[Scenario] = &[
         found: false,
         hedged: false,
     },
-    Scenario {
-        name: "slows_down",
-        said: "5 ms become 2 s",
-        begin: |stage| _ = stage.victim().tell("delay 2000"),
-        last: wait,
-        end: |stage| _ = stage.victim().tell(&format!("delay {}", USUAL.as_millis())),
-        left_out: true,
-        loses_posts: true,
-        found: false,
-        hedged: false,
-    },
-    Scenario {
-        name: "hangs_hedged",
-        said: "SIGSTOP, with `hedge`",
-        begin: |stage| stage.victim().signal(Signal::STOP),
-        last: wait,
-        end: |stage| stage.victim().signal(Signal::CONT),
-        left_out: true,
-        loses_posts: true,
-        found: false,
-        hedged: true,
-    },
-    Scenario {
-        name: "slows_down_hedged",
-        said: "5 ms become 2 s, with `hedge`",
-        begin: |stage| _ = stage.victim().tell("delay 2000"),
-        last: wait,
-        end: |stage| _ = stage.victim().tell(&format!("delay {}", USUAL.as_millis())),
-        // Who is asked beside it answers first: nothing is held against the one that is merely slower.
-        left_out: false,
-        loses_posts: true,
-        found: false,
-        hedged: true,
-    },
+    SLOWS_DOWN,
+    Scenario { name: "hangs_hedged", said: "SIGSTOP, with `hedge`", hedged: true, ..HANGS },
+    // Who is asked beside it answers first: nothing is held against the one that is merely slower.
+    Scenario { name: "slows_down_hedged", said: "5 ms become 2 s, with `hedge`", hedged: true, left_out: false, ..SLOWS_DOWN },
     Scenario {
         name: "resets",
         said: "accepts and resets",

@@ -3,7 +3,8 @@
 Each proxies one plain HTTP/1.1 listener to two endpoints in turns, over kept-alive connections, with one thread. It has three routes,
 of which the load takes the last one. The request gains X-Forwarded-For, -Proto, -Host, Via and an id; the response gains Via, the id and
 `x-proxy: bench`. (The bare proxy has one route and no ids.) With `tls`, a certificate and its key in
-files, the listener speaks TLS 1.2 and 1.3 with HTTP/1.1 and HTTP/2, and sessions are resumed by tickets.
+files, the listener speaks TLS 1.2 and 1.3 with HTTP/1.1 and HTTP/2, and sessions are resumed by tickets. Bodies of requests are passed on as
+they come.
 """
 
 import os
@@ -28,9 +29,9 @@ def written(directory, name, text):
     return path
 
 
-def ravelin(binary, directory, port, endpoints, log, tls):
+def ravelin(binary, directory, port, endpoints, log, tls, threads=1, hardening=True):
     """Round robin, TCP health checks, `headers` and `request_id`, and all that is on by default."""
-    text = f"""threads: 1
+    text = f"""threads: {threads}
 pid_file: {directory}/ravelin.pid
 upgrade_sock: {directory}/upgrade.sock
 upstream_keepalive_pool_size: 512
@@ -51,6 +52,8 @@ routes:
   api: {{match: {{paths: [/api/*], methods: [GET, POST]}}, filters: [{{use: usual}}], upstream: services}}
   all: {{filters: [{{use: usual}}], upstream: services}}
 """
+    if not hardening:
+        text += "hardening: {landlock: false, seccomp: false}\n"
     # Keys that a version does not know yet are left out, and said to be missing.
     optional = LOG_JSON % f"{directory}/access.log" if log else LOG_NONE
     for candidate in (text + optional, text):
@@ -81,7 +84,7 @@ http {{
     '"status":$status,"bytes":$body_bytes_sent,"duration":$request_time,"endpoint":"$upstream_addr","agent":"$http_user_agent"}}';
   access_log {access_log};
   keepalive_requests 1000000000; keepalive_timeout 600s;
-  proxy_max_temp_file_size 0; {nginx_paths(directory)}
+  proxy_max_temp_file_size 0; proxy_request_buffering off; client_max_body_size 8m; {nginx_paths(directory)}
   upstream services {{ {servers} keepalive 512; keepalive_requests 1000000000; }}
   proxy_http_version 1.1; proxy_set_header Connection "";
   proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto {scheme};
@@ -151,7 +154,8 @@ backend services
 
 
 def origin(binary, directory, ports, small, large):
-    """nginx serves as the origin too: it costs the load's core less than anything of our own would, and is there anyway."""
+    """nginx serves as the origin too: it costs the load's core less than anything of our own would, and is there anyway. What is sent to
+    /upload it reads whole before it answers: the body is kept, and somebody else is asked without it."""
     with open(os.path.join(directory, "large"), "wb") as file:
         file.write(large)
     listens = " ".join(f"listen 127.0.0.1:{port};" for port in ports)
@@ -163,6 +167,16 @@ http {{
     {listens}
     location = / {{ return 200 "{small.decode()}"; }}
     location = /large {{ root {directory}; }}
+    location = /upload {{
+      client_max_body_size 8m; client_body_buffer_size 2m;
+      proxy_pass http://answers; proxy_pass_request_body off; proxy_set_header Content-Length "";
+      proxy_http_version 1.1; proxy_set_header Connection "";
+    }}
+  }}
+  upstream answers {{ server unix:{directory}/answers; keepalive 64; keepalive_requests 1000000000; }}
+  server {{
+    listen unix:{directory}/answers;
+    location / {{ return 200 "{small.decode()}"; }}
   }}
 }}
 """)

@@ -10,6 +10,7 @@ import subprocess
 import time
 
 PROXY_CORE, LOAD_CORE = 0, 1
+HERE = os.path.dirname(os.path.abspath(__file__))
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 START_SECONDS = 30
@@ -30,15 +31,15 @@ def free_ports(count):
 
 
 class Process:
-    """One process, pinned to one core."""
+    """One process, pinned to a core, or to several."""
 
-    def __init__(self, name, command, directory, core, environment=None):
+    def __init__(self, name, command, directory, cores, environment=None):
         self.name = name
         self.directory = directory
         with open(os.path.join(directory, "output.txt"), "wb") as output:
             self.child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory,
-                env={**os.environ, **(environment or {})}, preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                env={**os.environ, **(environment or {})}, preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
         self.pid = self.child.pid
 
@@ -109,9 +110,11 @@ def core_busy_seconds(core):
     return (user + nice + system + irq + softirq + steal) / TICK
 
 
-def wrk(port, path, seconds, connections, headers=(), tls=False):
+def wrk(port, path, seconds, connections, headers=(), tls=False, script=None):
     """Requests completed, and seconds that it took. Any error is one too many."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    if script:
+        command += ["-s", os.path.join(HERE, script)]
     for header in headers:
         command += ["-H", header]
     ran = subprocess.run([*command, f"{'https' if tls else 'http'}://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=False,
@@ -145,6 +148,16 @@ def handshakes(program, port, seconds, connections, mode):
     if resumed not in ((0,) if mode == "new" else range(done - 2 * connections, done + 1)):
         raise Failed(f"of {done} handshakes {resumed} were resumed")
     return done, float(found[2])
+
+
+def at_rate(program, port, path, seconds, connections, rate):
+    """Latencies in microseconds, by percentile, of requests at a constant rate; and seconds that they took."""
+    command = [program, f"127.0.0.1:{port}", path, str(seconds), str(connections), str(rate)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+    found = re.search(r"(\d+) requests in ([\d.]+)s, p50 (\d+) p99 (\d+) p99.9 (\d+) max (\d+) us", ran.stdout)
+    if not found:
+        raise Failed(f"the load was not served:\n{ran.stdout}{ran.stderr}")
+    return {"p50": int(found[3]), "p99": int(found[4]), "p99.9": int(found[5])}, float(found[2])
 
 
 def raise_descriptor_limit():

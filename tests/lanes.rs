@@ -10,7 +10,7 @@ mod support;
 use std::fmt::Write as _;
 
 use fastrand::Rng;
-use support::{Action, Answer, Connection, Deadline, Origin, Ravelin, visible};
+use support::{Action, Answer, Connection, Deadline, H2Connection, Origin, Outgoing, Ravelin, Response, Trouble, visible};
 
 const FEW: u64 = 150;
 const MANY: u64 = 5000;
@@ -34,7 +34,7 @@ impl Lane {
         let ravelin = Ravelin::start_in(
             lane,
             &format!(
-                "listeners: {{main: {{address: \"127.0.0.1:0\", trust_forwarded: {{from: [127.0.0.1]}}}}}}\n\
+                "listeners: {{main: {{address: \"127.0.0.1:0\", http2: true, trust_forwarded: {{from: [127.0.0.1]}}}}}}\n\
                  upstreams: {{a: {{endpoints: [\"{}\"], health_check: none, retry: {{retries: 0}}}}}}\n\
                  routes:\n  \
                    own: {{match: {{paths: [/own]}}, respond: {{status: 403, body: no}}}}\n  \
@@ -45,16 +45,37 @@ impl Lane {
         Self { ravelin, origin }
     }
 
-    fn play(&self, request: &[u8], response: &[u8]) -> Seen {
+    fn prepare(&self, response: &[u8]) {
         self.origin.forget();
         let answer = Answer::of(vec![Action::Send(response.to_vec()), Action::Close]);
         self.origin.script(vec![answer]);
+    }
+
+    fn play(&self, request: &[u8], response: &[u8]) -> Seen {
+        self.prepare(response);
         let deadline = Deadline::standard();
         let mut client = Connection::open(self.ravelin.address(), deadline).unwrap();
         client.send(request).unwrap();
         let method = String::from_utf8_lossy(request.split(|byte| *byte == b' ').next().unwrap()).into_owned();
+        self.seen(client.response(&method, deadline))
+    }
+
+    fn play_stream(&self, request: &Outgoing, response: &[u8]) -> Seen {
+        self.prepare(response);
+        let deadline = Deadline::standard();
+        let mut client = H2Connection::open(self.ravelin.address(), deadline).unwrap();
+        client.request(request, deadline).unwrap();
+        let mut answer = client.next_response(deadline);
+        if let Ok(Response { cut: Some(_), body, .. }) = &mut answer {
+            // How much of it comes before a stream is given up is a matter of time.
+            body.clear();
+        }
+        self.seen(answer)
+    }
+
+    fn seen(&self, answer: Result<Response, Trouble>) -> Seen {
         let mut seen = String::new();
-        match client.response(&method, deadline) {
+        match answer {
             Ok(answer) => {
                 // Pingora forgets an informational answer that came together with one that is refused.
                 let interim = answer.interim.iter().filter(|_| answer.head.status() != Some(502));
@@ -64,7 +85,7 @@ impl Lane {
                 let body = without_id(&visible(&answer.body));
                 write!(seen, "{body} cut: {}", answer.cut.is_some()).unwrap();
             }
-            Err(trouble) => write!(seen, "nothing whole: {}", matches!(trouble, support::Trouble::Deadline(_))).unwrap(),
+            Err(trouble) => write!(seen, "nothing whole: {}", matches!(trouble, Trouble::Deadline(_))).unwrap(),
         }
         let origin = self.origin.requests();
         let shown = |request: &support::Received| {
@@ -80,7 +101,7 @@ fn fields(fields: &[support::Field]) -> String {
     let mut lines: Vec<(String, String)> =
         fields.iter().map(|(name, value)| (visible(name).to_lowercase(), visible(value))).collect();
     lines.sort_by(|one, other| one.0.cmp(&other.0));
-    let own = |name: &str| matches!(name, "via" | "date" | "x-request-id");
+    let own = |name: &str| matches!(name, "via" | "date" | "x-request-id" | "grpc-message");
     lines.into_iter().fold(
         String::new(),
         |text, (name, value)| {
@@ -145,6 +166,40 @@ fn request(random: &mut Rng) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{fields}{body}").into_bytes()
 }
 
+fn stream(random: &mut Rng) -> Outgoing {
+    let method = *random.choice(&["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"]).unwrap();
+    let target = *random.choice(&["/", "/a/../b?c=%20", "/a%2e/./x", "//a", "/own", "/a?b?c", "/%61", "/%zz"]).unwrap();
+    let fields = [
+        ("x-a", "1"),
+        ("x-a", "2"),
+        ("te", "trailers"),
+        ("via", "1.0 other"),
+        ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", "for=1.2.3.4"),
+        ("x_forwarded_for", "9.9.9.9"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("trailer", "x"),
+        ("x-request-id", "mine"),
+        ("accept", "application/json"),
+        ("content-type", "application/grpc"),
+        ("expect", "100-continue"),
+        ("x-empty", ""),
+        ("x-blank", " a"),
+        ("proxy-authorization", "x"),
+        ("content-length", "5"),
+    ];
+    let fields: Vec<_> = (0..random.usize(..=8)).map(|_| *random.choice(&fields).unwrap()).collect();
+    let mut all = vec![("Host".to_owned(), random.choice(&["h", "H:80", "h.", "[::1]", "h_1"]).unwrap().as_bytes().to_vec())];
+    all.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())));
+    // When the framing sees that a length is a lie, is a matter of time.
+    let told = all.iter().any(|(name, _)| name == "content-length");
+    let body = if told { "hello" } else { *random.choice(&["", "", "hello", "hello hello"]).unwrap() };
+    let body = body.as_bytes().to_vec();
+    Outgoing { method: method.into(), target: target.into(), version: "HTTP/2".into(), fields: all, body }
+}
+
 fn response(random: &mut Rng) -> Vec<u8> {
     let early = *random.choice(&["", "", "", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-A: 1\r\n\r\n"]).unwrap();
     let status =
@@ -189,6 +244,23 @@ fn response(random: &mut Rng) -> Vec<u8> {
         ])
         .unwrap();
     format!("{early}HTTP/{version} {status}\r\n{fields}{body}").into_bytes()
+}
+
+#[test]
+fn both_lanes_do_the_same_with_streams() {
+    let lanes = ["general", "express"].map(Lane::start);
+    let seeds = if std::env::var_os("RAVELIN_TEST_ALL").is_some() { MANY } else { FEW };
+    let mut differ = Vec::new();
+    for seed in 0..seeds {
+        let mut random = Rng::with_seed(seed);
+        let (request, response) = (stream(&mut random), response(&mut random));
+        let [general, express] = [&lanes[0], &lanes[1]].map(|lane| lane.play_stream(&request, &response));
+        if general != express {
+            let (request, response) = (visible(&request.bytes()), visible(&response));
+            differ.push(format!("seed {seed}\n{request}\n{response}\ngeneral: {general:#?}\nexpress: {express:#?}"));
+        }
+    }
+    assert!(differ.is_empty(), "{} of {seeds} differ:\n{}", differ.len(), differ[..differ.len().min(5)].join("\n\n"));
 }
 
 #[test]

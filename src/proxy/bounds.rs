@@ -40,9 +40,8 @@ fn announced(head: &RequestHeader) -> Option<u64> {
 }
 
 /// Whether a request's sizes are as they may be. Over HTTP/1 the connection has seen to it.
-pub(super) fn bounded(session: &Session, connection: &Connection) -> std::result::Result<(), Error> {
+pub(super) fn bounded(head: &RequestHeader, connection: &Connection) -> std::result::Result<(), Error> {
     let Some(bounds) = &connection.stream else { return Ok(()) };
-    let head = session.req_header();
     let refused = |status, reason| Err(Error::new(status, Party::Client, reason));
     // `?query` alone is taken by the framing, and is no path (RFC 9113 §8.3.1).
     if !matches!(head.raw_path(), [b'/', ..] | b"*") {

@@ -63,7 +63,7 @@ use self::ctx::Ctx;
 pub(crate) use self::ctx::{Connection, StreamBounds, serve};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::express::fuzzing as express_fuzzing;
-pub(crate) use self::express::{Downstream, Express, Framing, Outcome, Rows};
+pub(crate) use self::express::{Downstream, Express, Framing, Line, Outcome, Rows};
 pub(crate) use self::failure::{PLAINTEXT, refusal};
 pub(crate) use self::log::{Refused, refused_barely, refused_silently, refused_unseen};
 use self::overload::Load;

@@ -59,7 +59,7 @@ impl Proxy {
         {
             return self.explain(session, ctx, &snapshot).await.map(Some);
         }
-        let settled = bounded(session, &ctx.connection)
+        let settled = bounded(session.req_header(), &ctx.connection)
             .and_then(|()| settle(session, &arrival.seen.unsettled, arrival.underscores(&snapshot)));
         let admitted = settled.and_then(|()| admit(session.req_header_mut(), &arrival.seen, &self.via, snapshot.keeps_slashes()));
         let unmerged = match admitted {

@@ -239,7 +239,9 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
         return upstream(502, reason);
     }
     let failure = match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed) => Error::new(400, Party::Client, "client_gone"),
+        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | H2Error) => {
+            Error::new(400, Party::Client, "client_gone")
+        }
         (ErrorSource::Downstream, ReadTimedout) => Error::new(408, Party::Client, "body_timeout"),
         (ErrorSource::Downstream, WriteTimedout) => Error::new(408, Party::Client, "client_stalls"),
         (ErrorSource::Downstream, _) => Error::new(400, Party::Client, "bad_request"),

@@ -44,7 +44,7 @@ pub(super) fn settle_fields(head: &mut RequestHeader, found: &Unsettled, undersc
         known_expectation(head)?;
     }
     // One field with one number, as on HTTP/1, where this has been seen to: an upstream frames the body by it.
-    if found.lengths > 1 || (version == Version::HTTP_2 && found.lengths > 0 && !is_number(&head.headers[CONTENT_LENGTH])) {
+    if found.lengths > 1 || (version == Version::HTTP_2 && found.lengths > 0 && number(&head.headers[CONTENT_LENGTH]).is_none()) {
         return Err(Error::new(400, Party::Client, "ambiguous_length"));
     }
     if found.upgrade && !is_upgrade(head) {
@@ -134,9 +134,10 @@ fn join_cookies(head: &mut RequestHeader) {
 }
 
 /// As on HTTP/1: a leading zero makes an octal number for some.
-fn is_number(value: &HeaderValue) -> bool {
-    let digits = value.as_bytes();
-    digits == b"0" || (!digits.starts_with(b"0") && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
+pub(super) fn number(value: &HeaderValue) -> Option<u64> {
+    let digits = value.to_str().ok()?;
+    let plain = digits == "0" || (!digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.parse().ok().filter(|_| plain)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! HTTP/2 connections: the framing is Pingora's; each stream enters the proxy like any other request.
 
+mod lane;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use tokio::sync::Notify;
 
+use self::lane::StreamClient;
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
 use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_barely, refused_silently};
@@ -139,19 +142,12 @@ impl Drop for OpenStream<'_> {
 
 #[async_trait]
 impl HttpServerApp for Streams {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
+    async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         let _open = OpenStream::of(&self.open);
         let served = self.served.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
             self.full.notify_one();
         }
-        // A window that stays shut, or is opened byte by byte, holds what an endpoint has sent: each piece of a body, of 64 KiB at most, must
-        // be taken in this time, or the stream ends.
-        session.set_write_timeout(self.limits.write_timeout);
         let clock = Arc::new(Clock::new());
         let connection = Arc::new(Connection {
             listener: self.listener.name.clone(),
@@ -166,16 +162,21 @@ impl HttpServerApp for Streams {
             last: false,
             observers: self.listener.observers.clone(),
         });
-        let (status, reason) =
-            if session.req_header().method == Method::CONNECT { (405, "method") } else { (400, "ambiguous_head") };
-        let serving = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown));
-        let reused = in_time(&clock, serving).await;
-        if !clock.is_taken() {
-            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
-            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
-            refused_barely(&refused, &self.listener.observers);
-        }
-        reused
+        let session = match session {
+            ServerSession::H2(stream) if self.listener.express.is_open() => {
+                match self.listener.express.admit_stream(stream.req_header(), stream.is_body_empty(), &connection) {
+                    Some(admitted) => {
+                        let mut client = StreamClient::new(stream, clock, &self.limits, self.bounds.pace, &self.listener.drain);
+                        self.listener.express.carry(&mut client, &connection, admitted).await;
+                        client.close();
+                        return None;
+                    }
+                    None => ServerSession::H2(stream),
+                }
+            }
+            session => session,
+        };
+        self.take_general_way(session, connection, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -190,5 +191,30 @@ impl HttpServerApp for Streams {
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
+    }
+}
+
+impl Streams {
+    /// One request through Pingora.
+    async fn take_general_way(
+        &self,
+        mut session: ServerSession,
+        connection: Arc<Connection>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // A window that stays shut, or is opened byte by byte, holds what an endpoint has sent: each piece of a body, of 64 KiB at most, must
+        // be taken in this time, or the stream ends.
+        session.set_write_timeout(self.limits.write_timeout);
+        let clock = connection.clock.clone();
+        let (status, reason) =
+            if session.req_header().method == Method::CONNECT { (405, "method") } else { (400, "ambiguous_head") };
+        let serving = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown));
+        let reused = in_time(&clock, serving).await;
+        if !clock.is_taken() {
+            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
+            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
+            refused_barely(&refused, &self.listener.observers);
+        }
+        reused
     }
 }

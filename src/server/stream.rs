@@ -20,11 +20,12 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType,
 };
+use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::config::ListenerLimits;
-use crate::proxy::{Clock, Downstream, Expired, Pace, Uptake};
+use crate::proxy::{Clock, Downstream, Expired, Line, Pace, Uptake};
 use crate::server::drain::Drain;
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
@@ -481,7 +482,7 @@ impl AsyncRead for Rail<'_> {
     }
 }
 
-impl Downstream for Rail<'_> {
+impl Line for Rail<'_> {
     fn head(&self, length: usize) -> &[u8] {
         &self.conn.ahead[..length]
     }
@@ -490,13 +491,31 @@ impl Downstream for Rail<'_> {
         self.conn.skip(head);
         self.conn.start(self.body);
     }
+}
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+impl Downstream for Rail<'_> {
+    const FRAMES: bool = false;
+
+    fn send_head(&mut self, _head: ResponseHeader, _end: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8], _last: bool) -> Poll<io::Result<usize>> {
         self.conn.poll_through(cx, bytes)
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.conn).poll_flush(cx)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_sent(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut byte = [0];
+        let ended = ready!(Pin::new(&mut *self.conn).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        Poll::Ready(ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

@@ -70,7 +70,8 @@ impl H2Connection {
             requests = requests.ready().await?;
             let (answer, mut stream) = requests.send_request(message, body.is_empty())?;
             if !body.is_empty() {
-                stream.send_data(body, true)?;
+                // It may have been answered already.
+                let _ = stream.send_data(body, true);
             }
             Ok::<_, h2::Error>(answer)
         })?;
@@ -100,6 +101,11 @@ impl H2Connection {
         if let Some(stream) = self.streams.pop_front() {
             self.left.push(stream);
         }
+    }
+
+    /// Resets the oldest stream.
+    pub(crate) fn give_up(&mut self) {
+        self.streams.pop_front();
     }
 
     fn read(&mut self, deadline: Deadline, enough: impl Fn(&Response) -> bool) -> Result<Response, Trouble> {

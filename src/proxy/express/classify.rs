@@ -4,9 +4,9 @@ use http::header::{EXPECT, UPGRADE};
 use http::{HeaderValue, Method, Version};
 use pingora_http::RequestHeader;
 
-use super::Express;
 use super::head::{Head, text};
-use super::table::{Piece, Rows, Table};
+use super::table::{Rows, Table};
+use super::{Express, Framing};
 use crate::config::Underscores;
 use crate::filter::{Exchange, RequestId, Target};
 use crate::proxy::acme::challenge;
@@ -20,7 +20,9 @@ use crate::runtime::{Matched, Route};
 use crate::types::{normalise_host, path};
 
 /// A request that the lane takes on, and all that has been found out for that.
-pub(super) struct Admitted {
+pub(crate) struct Admitted {
+    pub(super) version: Version,
+    pub(super) framing: Framing,
     pub(super) exchange: Exchange,
     pub(super) route: Matched,
     pub(super) head: Head,
@@ -42,8 +44,8 @@ pub(in crate::proxy) fn why_general(head: &RequestHeader, route: &Route) -> Opti
     if let Some((upstream, what)) = general {
         return Some(format!("upstream `{upstream}` {what}"));
     }
-    if head.version != Version::HTTP_11 {
-        return Some("the client does not speak HTTP/1.1".to_owned());
+    if !matches!(head.version, Version::HTTP_11 | Version::HTTP_2) {
+        return Some("the client speaks neither HTTP/1.1 nor HTTP/2".to_owned());
     }
     let unusual = [UPGRADE, EXPECT].into_iter().find(|name| head.headers.contains_key(name));
     unusual.map(|name| format!("the request has `{name}`"))
@@ -69,17 +71,21 @@ pub(super) struct Seen {
 }
 
 impl Express {
-    /// `None`: it goes the general way. Nothing has happened to it then.
-    pub(super) fn admit(&self, bytes: &[u8], rows: Rows, connection: &Connection) -> Option<Admitted> {
+    /// A request whose head is `bytes`. `None`: it goes the general way, and nothing has happened to it.
+    pub(super) fn admit_line(&self, bytes: &[u8], rows: Rows, framing: Framing, connection: &Connection) -> Option<Admitted> {
         let (method, target, usual) = (rows.method, rows.target, !rows.is_http10);
         // Absolute targets and `*` are rare.
         if !usual || target.of(bytes).first() != Some(&b'/') {
             return None;
         }
-        let mut fields = Table::of_request(bytes, rows);
+        self.admit(Head { fields: Table::of_request(bytes, rows), method, target }, framing, connection)
+    }
+
+    /// Likewise, where the target is a path.
+    pub(super) fn admit(&self, mut head: Head, framing: Framing, connection: &Connection) -> Option<Admitted> {
         let snapshot = self.common.store.look();
-        let seen = Seen::of(&fields, snapshot.claims());
-        if seen.unusual || (seen.via && self.comes_back(&fields)) {
+        let seen = Seen::of(&head.fields, snapshot.claims());
+        if seen.unusual || (seen.via && self.comes_back(&head.fields)) {
             return None;
         }
         let entrance = Entrance { listener: connection.index, peer: connection.client.ip() };
@@ -90,16 +96,15 @@ impl Express {
         let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);
         exchange.tls.clone_from(&connection.tls);
         let believed =
-            policy.trust.forwards(entrance.peer).and_then(|_| believed(&fields.map(), &mut exchange, entrance, &snapshot));
+            policy.trust.forwards(entrance.peer).and_then(|_| believed(&head.fields.map(), &mut exchange, entrance, &snapshot));
         if seen.underscore {
             match policy.underscores {
-                Underscores::Drop => _ = fields.take_away(|name| name.contains(&b'_')),
+                Underscores::Drop => _ = head.fields.take_away(|name| name.contains(&b'_')),
                 Underscores::Pass => {}
                 Underscores::Refuse => return None,
             }
         }
-        let mut head = Head { fields, method, target };
-        exchange.target = normal(&head, bytes, target, method, snapshot.keeps_slashes())?;
+        exchange.target = normal(&head, snapshot.keeps_slashes())?;
         if challenge(&exchange, entrance, &snapshot).is_some() || agrees_with_session(&exchange, entrance, &snapshot).is_err() {
             return None;
         }
@@ -120,7 +125,7 @@ impl Express {
             return None;
         }
         exchange.route = Some(route.name.clone());
-        if !is_as_sent(target.of(bytes), asked.path(), asked.query()) {
+        if !is_as_sent(head.target.of(head.fields.text()), asked.path(), asked.query()) {
             let Exchange { target, .. } = &exchange;
             head.send_as(target.path(), target.query());
         }
@@ -130,7 +135,8 @@ impl Express {
             HeaderValue::from_bytes(value).ok()
         };
         let (user_agent, referer) = (kept(seen.user_agent, b"user-agent"), kept(seen.referer, b"referer"));
-        Some(Admitted { exchange, route, head, seen, believed, user_agent, referer })
+        let version = if connection.stream.is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+        Some(Admitted { version, framing, exchange, route, head, seen, believed, user_agent, referer })
     }
 
     fn comes_back(&self, fields: &Table) -> bool {
@@ -139,15 +145,16 @@ impl Express {
 }
 
 /// The request as it is matched. `None`: it has no normal form, or one that the general way must find.
-fn normal(head: &Head, bytes: &[u8], target: Piece, method: Piece, keeps_slashes: bool) -> Option<Target> {
+fn normal(head: &Head, keeps_slashes: bool) -> Option<Target> {
     let host = std::str::from_utf8(head.fields.first(b"host")?).ok()?;
     let host = normalise_host(host).ok()?;
-    let target = text(target.of(bytes));
+    let bytes = head.fields.text();
+    let target = text(head.target.of(bytes));
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     if keeps_slashes && path.contains("//") {
         return None;
     }
-    let method = Method::from_bytes(method.of(bytes)).ok()?;
+    let method = Method::from_bytes(head.method.of(bytes)).ok()?;
     Some(Target::new(method, &host, &path::normalise(path).ok()?, query))
 }
 

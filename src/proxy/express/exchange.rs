@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, Version};
-use tokio::io::{AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::classify::{Admitted, Seen};
 use super::date;
@@ -22,7 +22,7 @@ use super::response::{Ends, Response};
 use super::spare;
 use super::table::{Line, options};
 use super::wire::{LAST_CHUNK, Outgoing, poll_read_with, write_chunk};
-use super::{self as lane, Downstream, Express, Framing};
+use super::{self as lane, Downstream, Express, Framing, translate};
 use crate::config::ForwardedHeader;
 use crate::filter::{Error, Field, Fields, InvalidField, Party, Reply, RequestHead, Scheme};
 use crate::observe::{Connect, Timing};
@@ -99,6 +99,8 @@ pub(super) struct Ask {
 enum Left {
     Length(u64),
     Chunks(Chunks),
+    /// Until the stream ends.
+    Stream,
 }
 
 /// What broke an exchange.
@@ -138,19 +140,14 @@ struct Body {
 }
 
 impl<'a, D: Downstream> Passage<'a, D> {
-    pub(super) fn new(
-        express: &'a Express,
-        client: &'a mut D,
-        connection: Arc<Connection>,
-        admitted: Admitted,
-        framing: Framing,
-    ) -> Self {
-        let Admitted { exchange, route, head, seen, believed, user_agent, referer } = admitted;
+    pub(super) fn new(express: &'a Express, client: &'a mut D, connection: Arc<Connection>, admitted: Admitted) -> Self {
+        let Admitted { version, framing, exchange, route, head, seen, believed, user_agent, referer } = admitted;
         let closes = seen.connection && options(&head.fields).any(|option| option.eq_ignore_ascii_case(b"close"));
         let mut ctx = Ctx::of(connection, exchange);
         ctx.user_agent = user_agent;
         ctx.referer = referer;
-        ctx.version = Version::HTTP_11;
+        ctx.version = version;
+        ctx.followed = true;
         ctx.route = Some(route);
         Self {
             express,
@@ -523,18 +520,25 @@ impl<'a, D: Downstream> Passage<'a, D> {
         self.closes |= self.client.is_stopping() || self.ask.ends_connection();
         response.strip_framing();
         let bodiless = *self.ctx.exchange.target.method() == Method::HEAD || matches!(response.status, 204 | 304);
-        let chunked = !bodiless && self.frame(response, ends);
-        date::with(self.ctx.step.unwrap_or_else(Instant::now), |line| response.fields.replace_line(line));
+        let chunked = !bodiless && self.frame(response, ends) && !D::FRAMES;
         let mut body = Body { ends, chunks: Chunks::of_response(), chunked, silent: bodiless, done: false, overrun: false };
         let mut out = std::mem::take(&mut self.out);
         let bytes = out.fresh();
-        bytes.reserve(response.fields.text().len() + 128);
-        response.write_to(bytes);
-        bytes.extend_from_slice(if self.closes { b"Connection: close\r\n\r\n" } else { b"Connection: keep-alive\r\n\r\n" });
+        if !D::FRAMES {
+            date::with(self.ctx.step.unwrap_or_else(Instant::now), |line| response.fields.replace_line(line));
+            bytes.reserve(response.fields.text().len() + 128);
+            response.write_to(bytes);
+            bytes.extend_from_slice(if self.closes { b"Connection: close\r\n\r\n" } else { b"Connection: keep-alive\r\n\r\n" });
+        }
         let first = body.take(response.body(), bytes, &mut self.ctx.sent);
         self.out = out;
         self.written = Some(response.status);
         first?;
+        if D::FRAMES {
+            let head = translate::response(response).map_err(Broken::refused)?;
+            let end = bodiless || (body.done && self.out.is_empty());
+            self.client.send_head(head, end).map_err(|error| self.by_client(&error))?;
+        }
         Ok(body)
     }
 
@@ -571,6 +575,10 @@ impl<'a, D: Downstream> Passage<'a, D> {
             return Err(Broken::refused("informational_flood"));
         }
         self.come = response.body().to_vec();
+        if D::FRAMES {
+            // Pingora's framing has no room for any: what it says is said again by the final one (RFC 9110 §15.2).
+            return Ok(());
+        }
         let out = self.out.more();
         response.write_to(out);
         out.extend_from_slice(b"\r\n");
@@ -616,17 +624,17 @@ impl<'a, D: Downstream> Passage<'a, D> {
         self.go_on(up, cx)?;
         for _ in 0..TURN {
             if !self.out.is_empty() {
-                std::task::ready!(self.poll_out_part(cx))?;
+                std::task::ready!(self.poll_out_part(body.done, cx))?;
             }
             if body.done {
-                return self.client.poll_sent(cx).map_err(|error| self.by_client(&error));
+                return self.client.poll_end(cx).map_err(|error| self.by_client(&error));
             }
             let Self { client, out, ctx, .. } = self;
             let read = poll_read_with(&mut *up, cx, |bytes, cx| {
                 if bytes.is_empty() {
                     return body.end(out.more()).map(|()| false);
                 }
-                if body.chunked || body.silent {
+                if body.chunked || body.silent || body.ends == Ends::WithChunks {
                     return body.take(bytes, out.more(), &mut ctx.sent).map(|()| true);
                 }
                 let passed = body.count(bytes);
@@ -634,7 +642,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
                 // Straight on, as far as the client takes it.
                 let mut left = &bytes[..passed];
                 while !left.is_empty() {
-                    match client.poll_send(cx, left) {
+                    match client.poll_send(cx, left, body.done) {
                         Poll::Ready(Ok(sent @ 1..)) => left = &left[sent..],
                         // It will fail once more where that is seen to.
                         _ => break,
@@ -744,7 +752,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let read = poll_read_with(*client, cx, |bytes, _| {
             let length = ask.take(bytes);
             ctx.received += length as u64;
-            (bytes.is_empty(), length)
+            (bytes.is_empty() && ask.left.is_some(), length)
         });
         match read {
             Poll::Pending => Poll::Pending,
@@ -771,28 +779,23 @@ impl<'a, D: Downstream> Passage<'a, D> {
             // Its body is waited for, which shows it too.
             return self.client.poll_deadline(cx).map(|error| self.by_client(&error));
         }
-        let mut byte = [0];
-        match Pin::new(&mut *self.client).poll_read(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(self.by_client(&io::ErrorKind::UnexpectedEof.into())),
-            Poll::Ready(Err(error)) => Poll::Ready(self.by_client(&error)),
-        }
+        self.client.poll_gone(cx).map(|error| self.by_client(&error))
     }
 
-    /// Waits until the client has all that is on its way.
-    pub(super) fn poll_out_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+    /// Waits until the client has all that is on its way. `last`: that is the whole answer.
+    pub(super) fn poll_out_all(&mut self, last: bool, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
         let Self { client, out, .. } = self;
-        std::task::ready!(out.poll_leave(cx, |cx, bytes| client.poll_send(cx, bytes)))?;
-        client.poll_sent(cx)
+        std::task::ready!(out.poll_leave(cx, |cx, bytes| client.poll_send(cx, bytes, last)))?;
+        if last { client.poll_end(cx) } else { client.poll_sent(cx) }
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.poll_out_all(cx).map_err(|error| self.by_client(&error))
+        self.poll_out_all(false, cx).map_err(|error| self.by_client(&error))
     }
 
-    fn poll_out_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_out_part(&mut self, last: bool, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Self { client, out, .. } = self;
-        out.poll_leave(cx, |cx, bytes| client.poll_send(cx, bytes)).map_err(|error| self.by_client(&error))
+        out.poll_leave(cx, |cx, bytes| client.poll_send(cx, bytes, last)).map_err(|error| self.by_client(&error))
     }
 
     /// What ended the client's side: a deadline, if one has passed.
@@ -865,7 +868,7 @@ async fn address(
     (seen, believed, addressed): (&Seen, Option<&Believed>, &mut bool),
     endpoint: &Endpoint,
 ) -> Result<(), Error> {
-    let Ctx { connection, route, run, exchange, .. } = &mut *ctx;
+    let Ctx { connection, route, run, exchange, version, .. } = &mut *ctx;
     let Some(route) = route.as_ref() else { return Err(Error::internal("no route")) };
     // Filters of a try change what it alone sends. Without them all tries send the same, and nobody needs what it was before.
     let filtered = route.chain.sees_upstream_request();
@@ -887,10 +890,10 @@ async fn address(
         }
         let via = &express.common.via;
         if (asked || seen.via) && head.fields.has(b"via") {
-            let extended = via.extended(&head.fields.map(), Version::HTTP_11);
+            let extended = via.extended(&head.fields.map(), *version);
             head.fields.replace(b"via", extended.as_bytes());
         } else {
-            let (text, name) = via.line(Version::HTTP_11);
+            let (text, name) = via.line(*version);
             head.fields.append_line(Line { text, name });
         }
     }
@@ -943,7 +946,13 @@ impl<D: Downstream> Asking<'_, D> {
         }
         while self.ask.left.is_some() {
             let Self { client, ask, received, .. } = self;
-            let read = poll_fn(|cx| poll_read_with(&mut **client, cx, |bytes, _| (bytes.is_empty(), ask.take(bytes)))).await;
+            let read = poll_fn(|cx| {
+                poll_read_with(&mut **client, cx, |bytes, _| {
+                    let length = ask.take(bytes);
+                    (bytes.is_empty() && ask.left.is_some(), length)
+                })
+            })
+            .await;
             // It is sent from where it is kept.
             ask.out = Outgoing::default();
             match read {
@@ -1026,7 +1035,10 @@ impl Ask {
             Framing::Empty => None,
             Framing::Length(length) => Some(Left::Length(length)),
             Framing::Chunked => Some(Left::Chunks(Chunks::new())),
+            Framing::Stream => Some(Left::Stream),
         };
+        // On it goes in chunks.
+        let framing = if framing == Framing::Stream { Framing::Chunked } else { framing };
         let replay = left.is_some().then(Vec::new);
         let short = matches!(framing, Framing::Length(length) if length <= WORTH_READING);
         Self {
@@ -1136,6 +1148,14 @@ impl Ask {
                 }
                 length
             }
+            Some(Left::Stream) => {
+                keep(&mut self.replay, bytes);
+                write_chunk(bytes, out);
+                if bytes.is_empty() {
+                    self.left = None;
+                }
+                bytes.len()
+            }
         };
         if self.left.is_none() && chunked {
             out.extend_from_slice(LAST_CHUNK);
@@ -1158,10 +1178,14 @@ impl Body {
     /// Takes what the endpoint sent, and puts it on its way.
     fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>, sent: &mut u64) -> Result<(), Broken> {
         if self.ends == Ends::WithChunks && !self.silent {
-            let chunks = &mut self.chunks;
+            let Self { chunks, chunked, .. } = self;
             let taken = chunks.take_data(bytes, |data| {
                 *sent += data.len() as u64;
-                write_chunk(data, out);
+                if *chunked {
+                    write_chunk(data, out);
+                } else {
+                    out.extend_from_slice(data);
+                }
             });
             if chunks.is_broken() {
                 return Err(Broken::refused("invalid_response"));

@@ -12,8 +12,9 @@ use super::Outcome;
 use super::date;
 use super::exchange::Passage;
 use super::response::{phrase, write_status};
+use super::translate;
 use super::wire::{LAST_CHUNK, write_chunk};
-use crate::filter::{Body, Error, Fields, Party, Reply, ResponseHead};
+use crate::filter::{Body, Error, Fields, Party, Reply, ReplyHead, ResponseHead};
 use crate::proxy::Expired;
 use crate::proxy::failure::missed;
 use crate::proxy::log::close;
@@ -108,10 +109,6 @@ impl<D: Downstream> Passage<'_, D> {
             reply.head.remove(name);
         }
         let mut body = reply.body;
-        let out = self.out.more();
-        write_status(status, out);
-        out.extend_from_slice(phrase(status).as_bytes());
-        out.extend_from_slice(b"\r\n");
         match &body {
             Body::Whole(bytes) if !bodiless => {
                 // A number: it can't fail.
@@ -120,17 +117,13 @@ impl<D: Downstream> Passage<'_, D> {
             Body::Whole(_) => {}
             Body::Stream(_) => _ = reply.head.remove("content-length"),
         }
-        for (name, value) in reply.head.fields().iter() {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
+        let chunked = matches!(body, Body::Stream(_)) && !silent && !D::FRAMES;
+        if D::FRAMES {
+            let empty = silent || matches!(&body, Body::Whole(bytes) if bytes.is_empty());
+            self.hand_over(&reply.head, empty)?;
+        } else {
+            self.write_head(&reply.head, chunked);
         }
-        if matches!(body, Body::Stream(_)) && !silent {
-            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-        }
-        date::with(Instant::now(), |line| out.extend_from_slice(line.text));
-        out.extend_from_slice(if self.closes { b"Connection: close\r\n\r\n" } else { b"Connection: keep-alive\r\n\r\n" });
         self.written = Some(status);
         match &mut body {
             _ if silent => {}
@@ -139,21 +132,52 @@ impl<D: Downstream> Passage<'_, D> {
                 self.ctx.sent += bytes.len() as u64;
             }
             Body::Stream(stream) => {
-                self.leave().await?;
+                self.leave(false).await?;
                 while let Some(piece) = stream.next().await {
                     let piece: Bytes = piece?;
-                    write_chunk(&piece, self.out.more());
+                    if chunked {
+                        write_chunk(&piece, self.out.more());
+                    } else {
+                        self.out.more().extend_from_slice(&piece);
+                    }
                     self.ctx.sent += piece.len() as u64;
-                    self.leave().await?;
+                    self.leave(false).await?;
                 }
-                self.out.more().extend_from_slice(LAST_CHUNK);
+                if chunked {
+                    self.out.more().extend_from_slice(LAST_CHUNK);
+                }
             }
         }
-        self.leave().await
+        self.leave(true).await
     }
 
-    async fn leave(&mut self) -> Result<(), Error> {
-        let left = poll_fn(|cx| self.poll_out_all(cx)).await;
+    fn write_head(&mut self, head: &ReplyHead, chunked: bool) {
+        let out = self.out.more();
+        write_status(head.status(), out);
+        out.extend_from_slice(phrase(head.status()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in head.fields().iter() {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        if chunked {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        date::with(Instant::now(), |line| out.extend_from_slice(line.text));
+        out.extend_from_slice(if self.closes { b"Connection: close\r\n\r\n" } else { b"Connection: keep-alive\r\n\r\n" });
+    }
+
+    fn hand_over(&mut self, head: &ReplyHead, empty: bool) -> Result<(), Error> {
+        let gone = |error: std::io::Error| Error::new(400, Party::Client, "client_gone").with_message(error.to_string());
+        let head = translate::reply(head).map_err(Error::internal)?;
+        self.client.send_head(head, empty).map_err(gone)
+    }
+
+    /// Waits until the client has what is on its way. `last`: that is the whole answer.
+    async fn leave(&mut self, last: bool) -> Result<(), Error> {
+        let left = poll_fn(|cx| self.poll_out_all(last, cx)).await;
         left.map_err(|error| {
             let gone = || Error::new(400, Party::Client, "client_gone").with_message(error.to_string());
             self.ctx.connection.clock.expired().map_or_else(gone, missed)

@@ -159,6 +159,11 @@ impl Table {
         Piece::new(&(at..self.text.len()))
     }
 
+    /// How many fields there are, at most.
+    pub(super) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Name and value of each field, as they were written.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + Clone {
         self.rows.iter().filter(|row| !row.name.is_empty()).map(|row| (row.name.of(&self.text), row.value.of(&self.text)))

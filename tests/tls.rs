@@ -197,15 +197,55 @@ impl ServerCertVerifier for Roots {
 #[test]
 fn a_staple_is_handed_out_with_the_certificate() {
     let authority = Authority::new("ca");
+    let (old, new) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
+    let (first, second) = (ocsp(&old.der, "20990101000000Z"), ocsp(&new.der, "20990101000000Z"));
     let directory = tempfile::tempdir().unwrap();
-    authority.issue(&["a.example"]).write(directory.path(), "a");
-    fs::write(directory.path().join("a.ocsp"), [0x30, 3, 10, 1, 0]).unwrap();
+    old.write(directory.path(), "a");
+    fs::write(directory.path().join("a.ocsp"), &first).unwrap();
     let edge = Edge::run(directory, &configuration("certificates: [{cert: a.pem, key: a.key, ocsp: a.ocsp}]", "", ""));
-    let roots = Roots::of(&authority);
-    let staple = roots.staple.clone();
-    let client = Client::new(&authority).change(|config| config.dangerous().set_certificate_verifier(Arc::new(roots)));
-    client.connect(edge.address(), "a.example", Deadline::standard()).unwrap();
-    assert_eq!(*staple.lock().unwrap(), [0x30, 3, 10, 1, 0]);
+    let stapled = || {
+        let roots = Roots::of(&authority);
+        let staple = roots.staple.clone();
+        let client = Client::new(&authority).change(|config| config.dangerous().set_certificate_verifier(Arc::new(roots)));
+        client.connect(edge.address(), "a.example", Deadline::standard()).unwrap();
+        let staple = staple.lock().unwrap();
+        staple.clone()
+    };
+    assert_eq!(stapled(), first);
+    // The certificate is renewed before its staple is: what is about the old one is not handed out with the new one.
+    new.write(edge.path(), "a");
+    edge.log("the OCSP response is about another certificate: it is not handed out");
+    assert_eq!(stapled(), b"");
+    fs::write(edge.path().join("a.ocsp.new"), &second).unwrap();
+    fs::rename(edge.path().join("a.ocsp.new"), edge.path().join("a.ocsp")).unwrap();
+    let deadline = Deadline::standard();
+    while stapled() != second {
+        assert!(!deadline.passed(), "the new staple is not handed out");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // One whose time is over is none.
+    fs::write(edge.path().join("a.ocsp"), ocsp(&new.der, "20200101000000Z")).unwrap();
+    edge.log("the OCSP response is out of date: it is not handed out");
+    assert_eq!(stapled(), b"");
+}
+
+/// A response that says of this certificate that it is good until then (RFC 6960 §4.2.1), signed by nobody.
+fn ocsp(certificate: &[u8], until: &str) -> Vec<u8> {
+    fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let all = parts.concat();
+        let length = u8::try_from(all.len()).unwrap();
+        let head = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
+        [head, all].concat()
+    }
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    let time = |text: &str| der(0x18, &[text.as_bytes()]);
+    let about =
+        der(0x30, &[&der(0x30, &[&der(6, &[&[0x2b]])]), &der(4, &[b"n"]), &der(4, &[b"k"]), &der(2, &[parsed.raw_serial()])]);
+    let single = der(0x30, &[&about, &[0x80, 0], &time("20200101000000Z"), &der(0xa0, &[&time(until)])]);
+    let data = der(0x30, &[&der(0xa2, &[&der(4, &[b"us"])]), &time("20200101000000Z"), &der(0x30, &[&single])]);
+    let basic = der(0x30, &[&data, &der(0x30, &[]), &der(3, &[&[0, 1]])]);
+    let inner = der(0x30, &[&der(6, &[&[0x2b, 6, 1, 5, 5, 7, 48, 1, 1]]), &der(4, &[&basic])]);
+    der(0x30, &[&der(10, &[&[0]]), &der(0xa0, &[&inner])])
 }
 
 // covers: listeners.tls.min_version

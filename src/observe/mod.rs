@@ -53,5 +53,5 @@ impl Observers {
 }
 
 fn say_held(reason: &str, held: u64) {
-    log::info!("lines held back reason={reason} count={held}: the access log and the metrics have all of them");
+    log::info!("lines held back reason={reason} count={held}: the metrics have all of them, and of requests the access log");
 }

@@ -17,7 +17,7 @@ pub(super) const WORTH_READING: u64 = 64 << 10;
 pub(super) const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client's connection keeps the time of a body; a stream has none of its own, so it is kept here.
-pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
+pub(super) fn limit_body(session: &mut Session, ctx: &mut Ctx) {
     // Pingora's own timeout would end a body that may pause longer.
     session.as_downstream_mut().set_read_timeout(None);
     if session.as_downstream_mut().is_body_empty() {
@@ -28,7 +28,8 @@ pub(super) fn limit_body(session: &mut Session, ctx: &Ctx) {
     }
     let head = session.req_header();
     // Who waits for `100 Continue` may send no body at all after another answer, and one can't tell (RFC 9110 §10.1.1).
-    if announced(head).is_some_and(|length| length <= WORTH_READING) && !head.headers.contains_key(EXPECT) {
+    ctx.expects = head.headers.contains_key(EXPECT);
+    if announced(head).is_some_and(|length| length <= WORTH_READING) && !ctx.expects {
         let client = session.as_downstream_mut();
         client.set_close_on_response_before_downstream_finish(false);
         client.set_total_drain_timeout(Some(REST_TIMEOUT));

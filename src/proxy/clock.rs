@@ -24,6 +24,8 @@ pub(crate) enum Expired {
     Write,
     /// The end of the whole exchange.
     Exchange,
+    /// A body that the client was to send only if it was asked for (`Expect`), and that its answer has made idle. No failure.
+    Unasked,
     /// Anything at all in a tunnel.
     Tunnel,
     /// The client, to take what is sent.
@@ -41,7 +43,7 @@ pub(crate) enum Expired {
 }
 
 impl Expired {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Response,
         Self::Try,
         Self::Read,
@@ -54,6 +56,7 @@ impl Expired {
         Self::Flood,
         Self::Broken,
         Self::ClientRate,
+        Self::Unasked,
     ];
 
     /// Above zero, which stands for none.
@@ -71,6 +74,7 @@ impl Expired {
             Self::Try => 10,
             Self::ClientRate => 11,
             Self::Write => 12,
+            Self::Unasked => 13,
         }
     }
 }
@@ -193,6 +197,11 @@ impl Clock {
     /// Something is due in the tunnel within this time from `now`.
     pub(crate) fn await_tunnel(&self, limit: Option<Duration>, now: Instant) {
         self.begin_step(Expired::Tunnel, limit, now);
+    }
+
+    /// The answer is whole, and the client's body is not waited for: the exchange ends once the client has taken what it is sent.
+    pub(crate) fn await_nothing(&self, now: Instant) {
+        self.begin_step(Expired::Unasked, Some(Duration::ZERO), now);
     }
 
     /// The next piece of the client's body is due within this time from `now`.

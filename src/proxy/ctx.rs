@@ -118,6 +118,8 @@ pub(crate) struct Ctx {
     pub(super) informational: u8,
     /// The head of the final response has come.
     pub(super) responding: bool,
+    /// The client waits for `100 Continue`, or for an answer, before it sends its body.
+    pub(super) expects: bool,
     /// The request has come whole.
     pub(super) asked: bool,
     /// The response has come whole.
@@ -196,6 +198,7 @@ impl Ctx {
             streamed: false,
             informational: 0,
             responding: false,
+            expects: false,
             asked: false,
             answered: false,
             tunnel: false,

@@ -21,6 +21,9 @@ impl Proxy {
             let _ = self.send(session, ctx, reply).await;
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
+        if ctx.connection.clock.expired() == Some(Expired::Unasked) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let exchange_over = ctx.connection.clock.left().is_some_and(|left| left.is_zero()).then_some(Expired::Exchange);
         if let Some(expired) = ctx.connection.clock.expired().or(exchange_over) {
             ctx.fail(missed(expired));
@@ -59,6 +62,8 @@ pub(super) fn missed(expired: Expired) -> Error {
         Expired::Write => Error::new(504, Party::Upstream, "write_timeout"),
         Expired::Read => Error::new(504, Party::Upstream, "read_timeout"),
         Expired::Exchange => Error::new(504, Party::Upstream, "route_timeout"),
+        // The answer was given.
+        Expired::Unasked => Error::new(400, Party::Client, "client_gone"),
         Expired::Tunnel => Error::new(408, Party::Client, "tunnel_idle"),
         Expired::Client => Error::new(408, Party::Client, "client_stalls"),
         Expired::ClientRate => Error::new(408, Party::Client, "client_too_slow"),

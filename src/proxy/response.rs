@@ -82,6 +82,9 @@ impl Proxy {
         if let Some(cookie) = affinity::cookie(&ctx.exchange, ctx.stay) {
             head.append_header(SET_COOKIE, cookie)?;
         }
+        if ctx.answered {
+            expect_nothing(ctx, Instant::now());
+        }
         frame(session, head, ctx.route.as_ref().is_some_and(|route| route.chain.sees_response()))
     }
 }
@@ -128,8 +131,17 @@ pub(super) fn body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result
         if let Some(pace) = ctx.pace.filter(|_| !ctx.asked) {
             ctx.connection.clock.await_request(pace.timeout(), Instant::now());
         }
+        expect_nothing(ctx, Instant::now());
     }
     Ok(())
+}
+
+/// The answer is whole. Who was to send a body only if it was asked for has its word, and may never send one: the exchange, and its place at
+/// the endpoint, are not kept for that. A stream gives up nothing but itself, so it may take its time.
+fn expect_nothing(ctx: &Ctx, now: Instant) {
+    if ctx.expects && !ctx.asked && ctx.received == 0 && ctx.connection.stream.is_none() {
+        ctx.connection.clock.await_nothing(now);
+    }
 }
 
 pub(super) fn trailers(trailers: &mut http::HeaderMap, ctx: &mut Ctx) -> Result<()> {

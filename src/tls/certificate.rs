@@ -11,11 +11,15 @@ use rustls::{InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::tls::provider;
+use crate::tls::staple::Staple;
 
 /// A certificate that can be served.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     key: Arc<CertifiedKey>,
+    /// The OCSP response that goes with it, and both of them together.
+    stapled: Option<(Staple, Arc<CertifiedKey>)>,
+    serial: Box<[u8]>,
     names: Box<[Box<str>]>,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -62,35 +66,43 @@ impl Certificate {
         let chain = chain(cert).map_err(|error| (Part::Cert, error))?;
         let key = private_key(key).map_err(|error| (Part::Key, error))?;
         let key = provider().key_provider.load_private_key(key).map_err(|_| (Part::Key, CertificateError::Key))?;
-        if let Some(ocsp) = &ocsp
-            && !is_der_sequence(ocsp)
-        {
-            return Err((Part::Ocsp, CertificateError::Ocsp));
-        }
-        let mut key = CertifiedKey::new(chain, key);
+        let staple = match ocsp {
+            Some(ocsp) => Some((Staple::read(&ocsp).ok_or((Part::Ocsp, CertificateError::Ocsp))?, ocsp)),
+            None => None,
+        };
+        let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err((Part::Key, CertificateError::Mismatch)),
             Err(error) => return Err((Part::Cert, CertificateError::Certificate(error.to_string()))),
         }
-        key.ocsp = ocsp;
-        Self::new(key).map_err(|error| (Part::Cert, error))
+        let mut certificate = Self::new(key).map_err(|error| (Part::Cert, error))?;
+        certificate.stapled = staple.map(|(staple, ocsp)| {
+            let key = CertifiedKey { ocsp: Some(ocsp), ..(*certificate.key).clone() };
+            (staple, Arc::new(key))
+        });
+        Ok(certificate)
     }
 
     /// Of a key that is known to belong to its chain.
     pub(crate) fn new(key: CertifiedKey) -> Result<Self, CertificateError> {
         let leaf = key.cert.first().ok_or(CertificateError::NoCertificate)?;
-        let (names, validity) = {
+        let (names, serial, validity) = {
             let (_, parsed) =
                 X509Certificate::from_der(leaf).map_err(|error| CertificateError::Certificate(error.to_string()))?;
-            (names(&parsed), (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp()))
+            let validity = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+            (names(&parsed), parsed.raw_serial().into(), validity)
         };
-        Ok(Self { key: Arc::new(key), names, not_before: time(validity.0), not_after: time(validity.1) })
+        let (not_before, not_after) = (time(validity.0), time(validity.1));
+        Ok(Self { key: Arc::new(key), stapled: None, serial, names, not_before, not_after })
     }
 
-    /// What a handshake serves.
+    /// What a handshake serves: with its OCSP response for as long as that is of use.
     pub(crate) fn key(&self) -> &Arc<CertifiedKey> {
-        &self.key
+        match &self.stapled {
+            Some((staple, key)) if staple.flaw(&self.serial, SystemTime::now()).is_none() => key,
+            _ => &self.key,
+        }
     }
 
     /// The names that it is for, in lower case; some may be wildcards.
@@ -118,6 +130,12 @@ impl Certificate {
         }
     }
 
+    /// Why its OCSP response is not handed out, if there is one.
+    pub(crate) fn staple_worry(&self, now: SystemTime) -> Option<String> {
+        let flaw = self.stapled.as_ref()?.0.flaw(&self.serial, now)?;
+        Some(format!("the OCSP response {flaw}: it is not handed out"))
+    }
+
     /// What an operator should know of its validity, if anything.
     pub(crate) fn worry(&self, now: SystemTime) -> Option<String> {
         const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -139,7 +157,7 @@ impl Certificate {
 pub(crate) fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let mut chain = Vec::new();
     for section in CertificateDer::pem_slice_iter(text) {
-        chain.push(section.map_err(|error| CertificateError::Pem(error.to_string()))?);
+        chain.push(section.map_err(|error| broken(&error))?);
     }
     if chain.is_empty() { Err(CertificateError::NoCertificate) } else { Ok(chain) }
 }
@@ -148,29 +166,34 @@ fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, CertificateError> 
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(key),
         Err(pem::Error::NoItemsFound) => Err(match () {
-            () if contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") => CertificateError::EncryptedKey,
+            () if is_encrypted(text) => CertificateError::EncryptedKey,
             () if contains(text, b"BEGIN CERTIFICATE-") => CertificateError::CertificateAsKey,
             () => CertificateError::NoKey,
         }),
-        // Without the text: what is broken may be a part of the key.
-        Err(pem::Error::Base64Decode(_)) => Err(CertificateError::Pem("it is no base64".to_owned())),
-        Err(error) => Err(CertificateError::Pem(error.to_string())),
+        // One of the old kind says so in a header, which is no base64.
+        Err(_) if is_encrypted(text) => Err(CertificateError::EncryptedKey),
+        Err(error) => Err(broken(&error)),
     }
+}
+
+fn is_encrypted(text: &[u8]) -> bool {
+    contains(text, b"BEGIN ENCRYPTED PRIVATE KEY") || contains(text, b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// Without the text: what is broken may be a part of the key.
+fn broken(error: &pem::Error) -> CertificateError {
+    CertificateError::Pem(match error {
+        pem::Error::Base64Decode(_) => "it is no base64".to_owned(),
+        pem::Error::MissingSectionEnd { end_marker } => {
+            format!("`-----END {}-----` is missing: the file ends too early", String::from_utf8_lossy(end_marker))
+        }
+        pem::Error::IllegalSectionStart { .. } => "a line begins with `-----BEGIN` and does not go on as it should".to_owned(),
+        error => error.to_string(),
+    })
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
     memchr::memmem::find(text, word).is_some()
-}
-
-/// One DER sequence and nothing behind it.
-fn is_der_sequence(bytes: &[u8]) -> bool {
-    match *bytes {
-        [0x30, length @ 0..=0x7f, ref rest @ ..] => rest.len() == usize::from(length),
-        [0x30, 0x81, length, ref rest @ ..] => rest.len() == usize::from(length),
-        [0x30, 0x82, a, b, ref rest @ ..] => rest.len() == usize::from(u16::from_be_bytes([a, b])),
-        [0x30, 0x83, a, b, c, ref rest @ ..] => rest.len() == u32::from_be_bytes([0, a, b, c]) as usize,
-        _ => false,
-    }
 }
 
 /// Whom a certificate is for: its subject's alternative names, or if there are none, as of old, its common name.
@@ -251,13 +274,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_staple_is_der() {
+    fn what_is_no_staple_is_refused() {
         let (cert, key) = pair(&["a.example"]);
-        let read = |ocsp: &[u8]| Certificate::from_pem(cert.as_bytes(), key.as_bytes(), Some(ocsp.to_vec()));
-        assert!(read(&[0x30, 3, 10, 1, 0]).is_ok());
-        for bad in [&b""[..], b"-----BEGIN OCSP RESPONSE-----", &[0x30, 3, 10, 1], &[0x30, 3, 10, 1, 0, 0]] {
-            assert_eq!(read(bad).unwrap_err().0, Part::Ocsp);
+        for bad in [&b""[..], b"-----BEGIN OCSP RESPONSE-----", &[0x30, 3, 10, 1, 0], &[0x30, 3, 10, 1, 0, 0]] {
+            let read = Certificate::from_pem(cert.as_bytes(), key.as_bytes(), Some(bad.to_vec()));
+            assert_eq!(read.unwrap_err().0, Part::Ocsp);
         }
+    }
+
+    #[test]
+    fn what_is_broken_is_told_in_words() {
+        let (cert, key) = pair(&["a.example"]);
+        let half = failure(&cert[..cert.len() / 2], &key).1;
+        assert!(half.contains("`-----END CERTIFICATE-----` is missing"), "{half}");
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let old = failure(&cert, old).1;
+        assert!(old.contains("is encrypted"), "{old}");
     }
 
     #[test]

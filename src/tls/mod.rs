@@ -14,6 +14,7 @@ mod names;
 mod pem;
 mod provider;
 mod session;
+mod staple;
 mod terminator;
 mod words;
 

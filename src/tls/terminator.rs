@@ -104,6 +104,9 @@ impl Terminator {
                     if let Some(worry) = certificate.worry(now) {
                         report.push(Diagnostic::warning(files.cert.span, worry));
                     }
+                    if let (Some(ocsp), Some(worry)) = (&files.ocsp, certificate.staple_worry(now)) {
+                        report.push(Diagnostic::warning(ocsp.span, worry));
+                    }
                     if let Some(mode) = pair.exposed_key() {
                         let message = format!("others than its owner can read this key: its mode is {mode:04o}");
                         let hint = format!("chmod 600 {}", report.shown(files.key.span, &files.key.display().to_string()));
@@ -255,7 +258,8 @@ impl Terminator {
                 // Written while it was read: there will be another look.
                 _ if pair.stamps() != stamps => *following = Following::new([None; 3]),
                 Ok(certificate) => {
-                    let worry = certificate.worry(now);
+                    let worries = certificate.worry(now).into_iter().chain(certificate.staple_worry(now));
+                    let worry = worries.reduce(|one, other| format!("{one}; {other}"));
                     if let Some(place) = certificates.get_mut(at) {
                         place.1 = Arc::new(certificate);
                     }

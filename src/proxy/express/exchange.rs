@@ -147,7 +147,6 @@ impl<'a, D: Downstream> Passage<'a, D> {
         ctx.user_agent = user_agent;
         ctx.referer = referer;
         ctx.version = version;
-        ctx.followed = true;
         ctx.route = Some(route);
         Self {
             express,

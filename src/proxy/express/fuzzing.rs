@@ -3,11 +3,11 @@
 use http::{Method, Version};
 use pingora_http::RequestHeader;
 
-use super::Express;
 use super::classify::{Seen, why_general};
 use super::head::Head;
 use super::response::Response;
 use super::table::{Rows, Table};
+use super::{Express, Framing};
 use crate::filter::{Exchange, Fields, RequestId};
 use crate::proxy::ctx::Connection;
 use crate::proxy::enter::{Admitted, Arrival, Entrance};
@@ -76,7 +76,7 @@ pub(crate) fn request(bytes: &[u8], rows: Rows) {
 /// client, to the same route, and explains as one for the lane. Whether it is admitted.
 pub(crate) fn classify(express: &Express, bytes: &[u8], (rows, again): (Rows, Rows), connection: &Connection) -> bool {
     let mut head = general_head(bytes, again);
-    let Some(admitted) = express.admit(bytes, rows, connection) else { return false };
+    let Some(admitted) = express.admit_line(bytes, rows, Framing::Empty, connection) else { return false };
     let snapshot = express.common.store.load();
     let entrance = Entrance { listener: connection.index, peer: connection.client.ip() };
     let mut exchange = Exchange::new(RequestId::mint(), connection.client, connection.scheme);

@@ -149,6 +149,13 @@ fn openssl_agrees() {
     }
     let (_, said) = edge.s_client(&openssl, &["-alpn", "h2,http/1.1"], "");
     assert!(said.contains("ALPN protocol: h2"), "{said}");
+    // Longer than any name may be (RFC 1035 §2.3.4), by labels that may be.
+    let long = format!("{}{}", format!("{}.", "a".repeat(62)).repeat(4), "bcd");
+    assert_eq!(long.len(), 255);
+    let began = Instant::now();
+    let (_, said) = edge.s_client(&openssl, &["-servername", &long], "");
+    assert!(said.contains("alert") && said.contains("Cipher is (NONE)"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(20));
     let session = edge.directory.path().join("session");
     for version in ["-tls1_2", "-tls1_3"] {
         let (_, said) = edge.s_client(&openssl, &[version, "-sess_out", "session", "-ign_eof"], get);
@@ -199,6 +206,10 @@ fn curl_gets_the_same_by_every_protocol() {
     for protocol in ["--http1.1", "--http2"] {
         let (content, said) = edge.curl(&curl, KNOWN, &[&own[..], &[protocol]].concat(), "/facts");
         assert!(content && said.ends_with("https 127.0.0.1 CN=ann,O=Example"), "{said}");
+        // Who was let in for one name is not let in for another, whether that is in `Host` or in `:authority`.
+        let other = [&own[..], &[protocol, "-H", "Host: b.example"]].concat();
+        let (_, said) = edge.curl(&curl, KNOWN, &other, "/facts");
+        assert!(said.lines().next().is_some_and(|line| line.contains(" 421")), "{said}");
         assert!(!edge.curl(&curl, KNOWN, &[protocol], "/facts").0);
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use support::{Connection, Deadline, Launch, Outgoing, Ravelin, Signal, until_metric};
+use support::{Connection, Deadline, Launch, Outgoing, Ravelin, Signal, free_port, until_metric};
 
 const ROUTES: &str = "listeners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {body: ok}}}\n";
 
@@ -83,6 +83,46 @@ fn a_reader_that_never_reads_does_not_hold_up_the_end() {
     let log = ravelin.log().text();
     assert!(log.contains("the process ended before they were written"), "{log}");
     assert!((1..=20).contains(&lost_in_all(&ravelin)), "{log}");
+}
+
+/// The process log goes to standard error, which nobody may read either.
+#[test]
+fn a_process_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = free_port();
+    let file = format!(
+        "listeners: {{main: {{address: \"{}\"}}}}\nroutes: {{all: {{match: {{paths: [/x]}}, respond: {{body: ok}}}}}}\n",
+        address.address()
+    );
+    fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+    let (mut reader, writer) = io::pipe().unwrap();
+    // As small as a pipe can be: the lines of a start and some failures fill it.
+    rustix::pipe::fcntl_setpipe_size(&writer, 8192).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ravelin"));
+    command.args(["run", "-c", "ravelin.yaml"]).current_dir(directory.path()).stderr(writer);
+    command.env("RUST_LOG", "trace").env("RAVELIN_RUNTIME_DIR", directory.path());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let deadline = Deadline::standard();
+    let mut client = loop {
+        match Connection::open(&address.address().to_string(), deadline) {
+            Ok(client) => break client,
+            Err(error) => assert!(!deadline.passed(), "{error}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    for _ in 0..300 {
+        client.request(&Outgoing::get("/none", "a"), deadline).unwrap();
+        assert_eq!(client.response("GET", deadline).unwrap().head.status(), Some(404));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    while child.try_wait().unwrap().is_none() {
+        assert!(!deadline.passed(), "it does not end");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut log = String::new();
+    io::Read::read_to_string(&mut reader, &mut log).unwrap();
+    assert!((4000..=8192).contains(&log.len()), "the pipe was never full: {}", log.len());
 }
 
 fn with_file(directory: &Path, more: &str) -> Ravelin {

@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use support::{Action, Answer, Bind, Deadline, Events, H2Connection, Origin, Outgoing, Ravelin};
+use support::{Action, Answer, Bind, Deadline, Events, H2Connection, Origin, Outgoing, Ravelin, metric};
 
 /// Answers `/held` never, `/half` by half a body, and all else at once.
 fn origin() -> Origin {
@@ -84,4 +86,77 @@ fn an_answer_that_breaks_off_is_told_as_far_as_it_came() {
         client.request(&Outgoing::get("/", "a"), deadline).unwrap();
         assert_eq!(client.next_response(deadline).unwrap().body, b"a", "{lane}");
     }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `GET /` of `a`, by the static table (RFC 7541, appendix A).
+const HEAD: [u8; 6] = [0x82, 0x86, 0x84, 0x01, 0x01, b'a'];
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn connect(ravelin: &Ravelin) -> TcpStream {
+    let mut stream = TcpStream::connect(ravelin.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).unwrap();
+    stream
+}
+
+/// Whether the other side closes before we lose patience.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+#[test]
+fn a_head_has_its_time_whatever_else_is_open() {
+    let origin = origin();
+    let config = format!(
+        "listeners: {{main: {{address: 127.0.0.1:0, http2: true, limits: {{header_timeout: 500ms, idle_timeout: 5m}}}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+        origin.address()
+    );
+    let ravelin = Ravelin::start(&config);
+    for open in [false, true] {
+        let mut stream = connect(&ravelin);
+        if open {
+            // `/held` by name: its answer never comes.
+            let held = [&HEAD[..2], &[0x04, 5], b"/held", &HEAD[3..]].concat();
+            stream.write_all(&frame(1, 5, 1, &held)).unwrap();
+            until(&origin, |origin| origin.open() == 1);
+        }
+        // Without END_HEADERS: the rest never comes.
+        stream.write_all(&frame(1, 1, 3, &HEAD)).unwrap();
+        assert!(is_closed(&mut stream), "open stream: {open}");
+    }
+    ravelin.wait_for_log("reason=head_timeout", Deadline::standard()).unwrap();
+    until(&origin, |origin| origin.open() == 0);
+    // A connection that owes nothing stays.
+    let deadline = Deadline::standard();
+    let mut client = H2Connection::open(ravelin.address(), deadline).unwrap();
+    client.request(&Outgoing::get("/", "a"), deadline).unwrap();
+    assert_eq!(client.next_response(deadline).unwrap().body, b"a");
+}
+
+#[test]
+fn who_does_not_hear_that_no_more_are_wanted_is_cut_off() {
+    let ravelin = Ravelin::start(
+        "listeners: {main: {address: 127.0.0.1:0, http2: true, limits: {requests_per_connection: 3, concurrent_streams: 10}}}\n\
+         admin: {address: 127.0.0.1:0}\nroutes: {all: {respond: {body: a}}}\n",
+    );
+    let mut stream = connect(&ravelin);
+    for request in 0..2000 {
+        // It never reads, and so never hears of a GOAWAY.
+        if stream.write_all(&frame(1, 5, 2 * request + 1, &HEAD)).is_err() {
+            break;
+        }
+    }
+    assert!(is_closed(&mut stream));
+    let answered = metric(&ravelin, "ravelin_requests_total{route=\"all\",upstream=\"-\",code=\"200\"}");
+    assert!(answered <= 13.0, "{answered}");
 }

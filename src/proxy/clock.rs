@@ -36,6 +36,8 @@ pub(crate) enum Expired {
     Body,
     /// Likewise: it comes too slowly.
     BodyRate,
+    /// The end of a head, over HTTP/2.
+    Head,
     /// Nothing: an HTTP/2 client sends frames that ask for work and carry nothing.
     Flood,
     /// Not a deadline, but as final: the framing of the request's body is broken.
@@ -43,7 +45,7 @@ pub(crate) enum Expired {
 }
 
 impl Expired {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Response,
         Self::Try,
         Self::Read,
@@ -57,6 +59,7 @@ impl Expired {
         Self::Broken,
         Self::ClientRate,
         Self::Unasked,
+        Self::Head,
     ];
 
     /// Above zero, which stands for none.
@@ -75,6 +78,7 @@ impl Expired {
             Self::ClientRate => 11,
             Self::Write => 12,
             Self::Unasked => 13,
+            Self::Head => 14,
         }
     }
 }

@@ -69,6 +69,7 @@ pub(super) fn missed(expired: Expired) -> Error {
         Expired::ClientRate => Error::new(408, Party::Client, "client_too_slow"),
         Expired::Body => Error::new(408, Party::Client, "body_timeout"),
         Expired::BodyRate => Error::new(408, Party::Client, "body_too_slow"),
+        Expired::Head => Error::new(408, Party::Client, "head_timeout"),
         Expired::Flood => Error::new(400, Party::Client, "http2_flood"),
         Expired::Broken => Error::new(400, Party::Client, "bad_chunk"),
     }

@@ -145,9 +145,9 @@ fn several_lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Re
     if first.is_some() && lengths.all(|length| number(length) == first) { AMBIGUOUS } else { INVALID }
 }
 
-/// Digits, and nothing but digits.
+/// Digits, and nothing but digits. A leading zero makes an octal number for some.
 pub(super) fn number(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
+    if value.is_empty() || (value.len() > 1 && value[0] == b'0') {
         return None;
     }
     value.iter().try_fold(0_u64, |number, byte| {

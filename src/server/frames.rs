@@ -43,15 +43,37 @@ pub(super) struct Frames {
     /// The last stream that was opened, and how many were.
     last: u32,
     opened: u32,
+    block: Block,
     control: Purse,
     updates: Purse,
     resets: Purse,
 }
 
+/// A head, which may come in several frames, and behind which no other frame may come until it is whole.
+#[derive(Debug, Default)]
+struct Block {
+    begun: bool,
+    /// The frame that passes is its last.
+    ending: bool,
+    /// Since when we wait for the rest of it.
+    since: Option<Instant>,
+}
+
 impl Frames {
     /// Before the preface.
     pub(super) fn new() -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], have: 0, last: 0, opened: 0, control: CONTROL, updates: UPDATES, resets: RESETS }
+        let block = Block::default();
+        Self {
+            skip: PREFACE,
+            head: [0; HEAD],
+            have: 0,
+            last: 0,
+            opened: 0,
+            block,
+            control: CONTROL,
+            updates: UPDATES,
+            resets: RESETS,
+        }
     }
 
     /// So many bytes went to the client.
@@ -67,6 +89,7 @@ impl Frames {
                 let here = self.skip.min(bytes.len() - at);
                 self.skip -= here;
                 at += here;
+                self.block.passed(self.skip);
                 continue;
             }
             self.head[self.have] = bytes[at];
@@ -75,12 +98,20 @@ impl Frames {
             if self.have == HEAD {
                 self.have = 0;
                 self.skip = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
+                self.block.frame(self.head[3], self.head[4]);
+                self.block.passed(self.skip);
                 if !self.spend(&now) {
                     return Some(at);
                 }
             }
         }
+        self.block.since = if self.block.begun { self.block.since.or_else(|| Some(now())) } else { None };
         None
+    }
+
+    /// Since when the client owes the rest of a head.
+    pub(super) fn owes_since(&self) -> Option<Instant> {
+        self.block.since
     }
 
     fn spend(&mut self, now: &impl Fn() -> Instant) -> bool {
@@ -114,6 +145,24 @@ impl Frames {
     /// How many bytes belong to the frame whose head has passed last: what has to pass before another frame may begin.
     pub(super) fn rest(&self) -> usize {
         self.skip
+    }
+}
+
+impl Block {
+    fn frame(&mut self, kind: u8, flags: u8) {
+        const END_HEADERS: u8 = 4;
+        // HEADERS begins one; behind it comes CONTINUATION alone, or the connection ends.
+        if kind == 1 || (kind == 9 && self.begun) {
+            self.begun = true;
+            self.ending = flags & END_HEADERS != 0;
+        }
+    }
+
+    /// So much of the frame is left.
+    fn passed(&mut self, left: usize) {
+        if left == 0 && self.ending {
+            *self = Self::default();
+        }
     }
 }
 

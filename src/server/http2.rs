@@ -49,11 +49,13 @@ pub(super) async fn serve(conn: Conn, origin: Origin, clock: &Clock, listener: &
     let served = Arc::new(AtomicU32::new(0));
     let conn = conn.into_http2(Refusals::new(listener.clone(), client, scheme, served.clone()));
     carry(conn, origin, listener, limits, served).await;
-    if clock.expired() == Some(Expired::Flood) {
-        let (name, observers) = (&*listener.name, &listener.observers);
-        let refused = Refused { status: 400, reason: "http2_flood", listener: name, client, scheme, seen: b"" };
-        refused_silently(&refused, observers);
-    }
+    let (status, reason) = match clock.expired() {
+        Some(Expired::Flood) => (400, "http2_flood"),
+        Some(Expired::Head) => (408, "head_timeout"),
+        _ => return,
+    };
+    let (name, observers) = (&*listener.name, &listener.observers);
+    refused_silently(&Refused { status, reason, listener: name, client, scheme, seen: b"" }, observers);
 }
 
 async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: ListenerLimits, served: Arc<AtomicU32>) {
@@ -66,8 +68,17 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
         pace: Pace::new(&limits),
     };
     let open = AtomicU32::new(0);
-    let app =
-        Arc::new(Streams { listener: listener.clone(), origin, limits, bounds, served, open, full: Notify::new(), options });
+    let app = Arc::new(Streams {
+        listener: listener.clone(),
+        origin,
+        limits,
+        bounds,
+        served,
+        open,
+        full: Notify::new(),
+        deaf: Notify::new(),
+        options,
+    });
     // Pingora's own watch tells the session to send GOAWAY; ours says so when the process stops or the connection has had its share.
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut serving = Box::pin(app.process_new(Box::new(conn), &shutdown));
@@ -84,6 +95,7 @@ async fn carry(conn: Conn, origin: Origin, listener: &Arc<Listener>, limits: Lis
     while idle < 4 {
         tokio::select! {
             _ = &mut serving => return,
+            () = app.deaf.notified() => return,
             _ = tick.tick() => idle = if app.open.load(Ordering::Relaxed) == 0 { idle + 1 } else { 0 },
         }
     }
@@ -121,6 +133,8 @@ struct Streams {
     open: AtomicU32,
     /// No more are wanted.
     full: Notify,
+    /// They come all the same.
+    deaf: Notify,
     options: HttpServerOptions,
 }
 
@@ -145,8 +159,13 @@ impl HttpServerApp for Streams {
     async fn process_new_http(self: &Arc<Self>, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
         let _open = OpenStream::of(&self.open);
         let served = self.served.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if self.limits.requests_per_connection.is_some_and(|limit| served >= limit) {
+        if let Some(limit) = self.limits.requests_per_connection.filter(|limit| served >= *limit) {
             self.full.notify_one();
+            // As many as may be open at once can have been under way when the client was told.
+            if served > limit.saturating_add(self.limits.concurrent_streams) {
+                self.deaf.notify_one();
+                return None;
+            }
         }
         let clock = Arc::new(Clock::new());
         let connection = Arc::new(Connection {

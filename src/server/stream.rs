@@ -70,6 +70,8 @@ pub(super) struct Conn {
     pace: Pace,
     /// What was written is on its way through TLS, and the client takes nothing.
     draining: bool,
+    /// How long the head of a stream may take to come.
+    head_timeout: Option<Duration>,
     /// The client sent too many frames: the last that Pingora reads are ours.
     calmed: bool,
 }
@@ -92,6 +94,7 @@ impl Conn {
             written: 0,
             pace: Pace::default(),
             draining: false,
+            head_timeout: None,
             calmed: false,
         }
     }
@@ -111,6 +114,7 @@ impl Conn {
     /// The limits of its listener, which a reload changes.
     pub(super) fn limit(&mut self, limits: &ListenerLimits) {
         self.uptake.limit(limits);
+        self.head_timeout = limits.header_timeout;
         self.pace = Pace::new(limits);
     }
 
@@ -190,7 +194,9 @@ impl Conn {
         }
         loop {
             let stall = self.uptake.due().map(Instant::from);
-            let exchange = if self.frames.is_some() { None } else { self.clock.due().map(Instant::from) };
+            let owed = self.frames.as_ref().and_then(|frames| frames.owes_since());
+            let head = owed.zip(self.head_timeout).map(|(since, limit)| since + limit);
+            let exchange = if self.frames.is_some() { head } else { self.clock.due() }.map(Instant::from);
             let slow = if self.clock.is_responding() { None } else { self.pace.due() };
             let Some(at) = stall.into_iter().chain(exchange).chain(slow.map(Instant::from)).min() else { return Poll::Pending };
             // The timer knows whether there is time left: the clock is read when it says that there is none.
@@ -205,6 +211,10 @@ impl Conn {
                 && let Some(expired) = self.pace.look(Instant::now().into_std())
             {
                 self.clock.client_failed(expired);
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            if head.is_some_and(|at| at <= Instant::now().into_std()) {
+                self.clock.client_failed(Expired::Head);
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             if self.frames.is_none() && self.clock.look().is_err() {

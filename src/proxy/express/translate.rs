@@ -49,7 +49,7 @@ pub(super) fn request(head: &RequestHeader, empty: bool, connection: &Connection
     let target = at..text.len();
     text.extend_from_slice(b" HTTP/1.1\r\n");
     let mut fields = Table::new(text, spare::rows());
-    fields.append(b"host", host.as_bytes());
+    fields.append(b"Host", host.as_bytes());
     let mut crumbs = false;
     for (name, value) in &head.headers {
         if *name == COOKIE {
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_head_is_written_as_http_1_would() {
         let fields = [("host", "a.example"), ("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2"), ("x-a", "")];
-        let written = "GET /a?b=%20 HTTP/1.1\r\nhost: a.example\r\ncookie: a=1; b=2\r\nx-a: 1\r\nx-a: \r\n";
+        let written = "GET /a?b=%20 HTTP/1.1\r\nHost: a.example\r\ncookie: a=1; b=2\r\nx-a: 1\r\nx-a: \r\n";
         assert_eq!(asked("GET", "/a?b=%20", &fields, true), Some((written.to_owned(), Framing::Empty)));
     }
 

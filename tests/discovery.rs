@@ -6,9 +6,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
-use support::{Connection, Deadline, Launch, NameServer, Origin, Outgoing, Ravelin, Says, metric};
+use support::{Connection, Deadline, Launch, NameServer, Origin, Outgoing, Ravelin, Says, has_ipv6, metric};
 
 fn yaml(upstream: &str) -> String {
     format!(
@@ -52,11 +52,12 @@ struct Servers {
 }
 
 impl Servers {
-    fn start(addresses: &[Ipv4Addr]) -> Self {
+    fn start<T: Copy + Into<IpAddr>>(addresses: &[T]) -> Self {
         loop {
-            let first = TcpListener::bind((addresses[0], 0)).unwrap();
+            let first = TcpListener::bind((addresses[0].into(), 0)).unwrap();
             let port = first.local_addr().unwrap().port();
-            let rest: Result<Vec<TcpListener>, _> = addresses[1..].iter().map(|ip| TcpListener::bind((*ip, port))).collect();
+            let rest: Result<Vec<TcpListener>, _> =
+                addresses[1..].iter().map(|ip| TcpListener::bind(((*ip).into(), port))).collect();
             let Ok(rest) = rest else { continue };
             let accepting = std::iter::once(first).chain(rest).map(|listener| std::thread::spawn(move || serve(&listener)));
             return Self { port, _accepting: accepting.collect() };
@@ -141,6 +142,61 @@ fn addresses_come_and_go_and_whatever_a_resolver_says_requests_go_on() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert!(ravelin.wait_for_log("discovery finds too many endpoints", Deadline::standard()).is_some());
+}
+
+/// Both families of a name, and of the host of a service record.
+#[test]
+fn a_family_that_fails_is_as_it_was() {
+    if !has_ipv6() {
+        return eprintln!("not played: there is no [::1]");
+    }
+    let six = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let servers = Servers::start(&[IpAddr::V4(FIRST), IpAddr::V4(SECOND), six]);
+    let names = NameServer::start();
+    names.say("_http._tcp.web.test", Says::Services(vec![(1, 1, servers.port, "web.test".into())]));
+    names.say("web.test", Says::Addresses(vec![IpAddr::V4(FIRST), six], 0));
+    let by_name = format!("dns: {{name: web.test, port: {}, refresh: 50ms, resolver: '{}'}}", servers.port, names.address);
+    let by_port = format!("dns_srv: {{name: _http._tcp.web.test, refresh: 50ms, resolver: '{}'}}", names.address);
+    let followed = [by_name, by_port].map(|discover| Ravelin::start(&yaml(&format!("discover: {{{discover}}}"))));
+    let each = |expected: &[&str]| followed.iter().for_each(|ravelin| until(ravelin, expected));
+    let failures = |ravelin: &Ravelin| metric(ravelin, "ravelin_discovery_failures_total{upstream=\"a\"}");
+    let fails_again = || {
+        for ravelin in &followed {
+            let (before, deadline) = (failures(ravelin), Deadline::standard());
+            while failures(ravelin) < before + 2.0 {
+                assert!(!deadline.passed(), "{}", ravelin.log().text());
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    };
+    let said = |text: &str| followed.iter().map(|ravelin| ravelin.log().text().matches(text).count()).collect::<Vec<_>>();
+    let families = |v6: Says, rest: Says| names.say("web.test", Says::V6Else(v6.into(), rest.into()));
+    each(&["127.0.0.41", "::1"]);
+    assert_eq!(followed.each_ref().map(failures), [0.0, 0.0]);
+    // What the other family says is taken all the same.
+    families(Says::Failure, addresses(&[FIRST, SECOND]));
+    each(&["127.0.0.41", "127.0.0.42", "::1"]);
+    fails_again();
+    assert_eq!(said("discovery fails in part, the last endpoints of that part are kept"), [1, 1], "it is said once");
+    families(Says::Silence, addresses(&[SECOND]));
+    each(&["127.0.0.42", "::1"]);
+    families(Says::Addresses(vec![six], 0), Says::Failure);
+    fails_again();
+    each(&["127.0.0.42", "::1"]);
+    families(Says::Addresses(vec![six], 0), addresses(&[FIRST]));
+    each(&["127.0.0.41", "::1"]);
+    for ravelin in &followed {
+        assert!(ravelin.wait_for_log("discovery finds endpoints again", Deadline::standard()).is_some());
+    }
+    // It says that there is none, which is an answer: from then on it is not missed.
+    families(Says::Nothing, addresses(&[SECOND]));
+    each(&["127.0.0.42"]);
+    let before = (followed.each_ref().map(failures), said("discovery fails"));
+    families(Says::Failure, addresses(&[FIRST]));
+    each(&["127.0.0.41"]);
+    families(Says::Silence, addresses(&[FIRST, SECOND]));
+    each(&["127.0.0.41", "127.0.0.42"]);
+    assert_eq!((followed.each_ref().map(failures), said("discovery fails")), before);
 }
 
 #[test]

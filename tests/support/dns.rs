@@ -22,6 +22,8 @@ pub(crate) enum Says {
     Addresses(Vec<IpAddr>, u32),
     /// Priority, weight, port and host.
     Services(Vec<(u16, u16, u16, String)>),
+    /// The one to who asks for IPv6, the other to anybody else.
+    V6Else(Box<Says>, Box<Says>),
     /// Another name.
     Alias(String),
     /// The name exists, and nothing under it.
@@ -131,6 +133,10 @@ impl State {
         let kind = u16::from_be_bytes([*question.get(end)?, *question.get(end + 1)?]);
         self.asked.fetch_add(1, Ordering::SeqCst);
         let says = self.says.lock().expect("nobody panics").get(&name).cloned().unwrap_or(Says::NoName);
+        let says = match says {
+            Says::V6Else(v6, rest) => *if kind == AAAA { v6 } else { rest },
+            says => says,
+        };
         let mut records = Vec::new();
         let mut code = 0;
         let mut id = [question[0], question[1]];
@@ -147,7 +153,7 @@ impl State {
             Says::Services(_) | Says::Nothing => {}
             Says::NoName => code = 3,
             Says::Failure => code = 2,
-            Says::Silence => return None,
+            Says::Silence | Says::V6Else(..) => return None,
             Says::WrongId(ip) => {
                 id[0] ^= 0xff;
                 records.extend(address(ip, kind, 1));

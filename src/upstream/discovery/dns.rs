@@ -11,6 +11,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::time::Instant as Deadline;
 
 use super::found::{Answer, Found, GRACE, News};
 use crate::config::{DnsDiscovery, SrvDiscovery};
@@ -47,7 +48,15 @@ struct State {
 struct Hosts {
     addresses: Vec<IpAddr>,
     ttl: Duration,
+    /// Why one family's are those that were known before.
+    failed: Option<String>,
 }
+
+/// Whether an address is of it.
+type Family = fn(&IpAddr) -> bool;
+
+/// What is found altogether; the last says why some of it is as it was known before.
+type Whole = (Vec<Entry>, Duration, Option<String>);
 
 impl Dns {
     pub(in crate::upstream) fn of_addresses(section: &DnsDiscovery) -> Self {
@@ -89,11 +98,8 @@ impl Dns {
 
     /// Asks, and says which endpoints there are now.
     pub(in crate::upstream) async fn look(&self, upstream: &str, meter: &UpstreamMeter) -> Vec<Entry> {
-        let (answer, ttl) = match tokio::time::timeout(PATIENCE, self.ask()).await {
-            Ok(answered) => answered,
-            Err(_) => (Answer::Failed(format!("no answer within {PATIENCE:?}")), Duration::ZERO),
-        };
-        if matches!(answer, Answer::Failed(_)) {
+        let (answer, ttl) = self.ask(Deadline::now() + PATIENCE).await;
+        if matches!(answer, Answer::Failed(_) | Answer::Part(..)) {
             meter.discovery_failed();
             // What the system asks may have changed.
             self.resolver.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -106,6 +112,11 @@ impl Dns {
             Some(News::Fails(error)) => {
                 log::warn!(
                     "discovery fails, the last endpoints are kept upstream={upstream} name={name} error={error:?} endpoints={count}"
+                );
+            }
+            Some(News::FailsInPart(error)) => {
+                log::warn!(
+                    "discovery fails in part, the last endpoints of that part are kept upstream={upstream} name={name} error={error:?} endpoints={count}"
                 );
             }
             Some(News::Empties) => {
@@ -129,26 +140,33 @@ impl Dns {
         state.found.entries.clone()
     }
 
-    async fn ask(&self) -> (Answer, Duration) {
+    async fn ask(&self, until: Deadline) -> (Answer, Duration) {
         let asked = match self.port {
-            Some(port) => self.addresses(&self.name).await.map(|hosts| {
+            Some(port) => {
                 let host: Arc<str> = self.label().into();
-                let entry = |ip| Entry::of(InetAddress::new(ip, port), &host);
-                (hosts.addresses.into_iter().map(entry).collect::<Vec<_>>(), hosts.ttl)
-            }),
-            None => self.services().await,
+                self.addresses(&self.name, &host, until).await.map(|hosts| {
+                    let entry = |ip| Entry::of(InetAddress::new(ip, port), &host);
+                    (hosts.addresses.into_iter().map(entry).collect::<Vec<_>>(), hosts.ttl, hosts.failed)
+                })
+            }
+            None => self.services(until).await,
         };
         match asked {
-            Ok((entries, ttl)) if entries.is_empty() => (Answer::Empty, ttl.min(self.refresh)),
-            Ok((entries, ttl)) => (Answer::Found(entries), ttl),
+            Ok((entries, ttl, None)) if entries.is_empty() => (Answer::Empty, ttl.min(self.refresh)),
+            Ok((entries, ttl, None)) => (Answer::Found(entries), ttl),
+            // What failed is asked for again, however long the rest holds.
+            Ok((entries, _, Some(reason))) => (Answer::Part(entries, reason), Duration::ZERO),
             Err(reason) => (Answer::Failed(reason), Duration::ZERO),
         }
     }
 
-    /// Both families. One that fails does not take the other's away, but one that fails alone is a failure.
-    async fn addresses(&self, name: &str) -> Result<Hosts, String> {
-        let (v4, v6) = tokio::join!(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
-        let (mut data, ttl) = match (v4, v6) {
+    /// Both families. One that fails does not take the other's away, nor what is known of itself, but one that fails beside nothing is
+    /// a failure.
+    async fn addresses(&self, name: &str, host: &str, until: Deadline) -> Result<Hosts, String> {
+        let (v4, v6) = tokio::join!(self.records(name, RecordType::A, until), self.records(name, RecordType::AAAA, until));
+        // Which of both failed, and why.
+        let mut lost: Option<(String, Family)> = None;
+        let (data, ttl) = match (v4, v6) {
             (Ok((v4, first)), Ok((v6, second))) => {
                 let ttl = if v6.is_empty() {
                     first
@@ -159,17 +177,18 @@ impl Dns {
                 };
                 ([v4, v6].concat(), ttl)
             }
-            // Many a server has no idea of the other family.
-            (Ok((data, ttl)), Err(reason)) | (Err(reason), Ok((data, ttl))) => {
-                if data.is_empty() {
-                    return Err(reason);
-                }
+            (Err(reason), Err(_)) => return Err(reason),
+            (Ok((data, ttl)), Err(reason)) => {
+                lost = Some((reason, IpAddr::is_ipv6));
                 (data, ttl)
             }
-            (Err(reason), Err(_)) => return Err(reason),
+            (Err(reason), Ok((data, ttl))) => {
+                lost = Some((reason, IpAddr::is_ipv4));
+                (data, ttl)
+            }
         };
-        let addresses = data
-            .drain(..)
+        let mut addresses: Vec<IpAddr> = data
+            .iter()
             .filter_map(|data| match data {
                 RData::A(address) => Some(IpAddr::V4(address.0)),
                 RData::AAAA(address) => Some(IpAddr::V6(address.0)),
@@ -177,11 +196,26 @@ impl Dns {
             })
             .filter(|address| is_usable(*address))
             .collect();
-        Ok(Hosts { addresses, ttl })
+        let Some((reason, is_lost)) = lost else { return Ok(Hosts { addresses, ttl, failed: None }) };
+        if data.is_empty() {
+            return Err(reason);
+        }
+        let known = self.known(host).into_iter().filter_map(|entry| entry.address.as_inet().map(InetAddress::ip)).filter(is_lost);
+        let answered = addresses.len();
+        addresses.extend(known);
+        // Many a server has no idea of the other family: there is nothing to keep, and nothing to say.
+        let failed = (addresses.len() > answered).then_some(reason);
+        Ok(Hosts { addresses, ttl, failed })
     }
 
-    async fn services(&self) -> Result<(Vec<Entry>, Duration), String> {
-        let (data, mut ttl) = self.records(&self.name, RecordType::SRV).await?;
+    /// What the last good answer said of a host.
+    fn known(&self, host: &str) -> Vec<Entry> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.found.entries.iter().filter(|entry| *entry.host == *host).cloned().collect()
+    }
+
+    async fn services(&self, until: Deadline) -> Result<Whole, String> {
+        let (data, mut ttl) = self.records(&self.name, RecordType::SRV, until).await?;
         let services: Vec<SRV> = data
             .into_iter()
             .filter_map(|data| if let RData::SRV(service) = data { Some(service) } else { None })
@@ -189,13 +223,17 @@ impl Dns {
             .filter(|service| !service.target.is_root() && service.port > 0)
             .take(TARGETS)
             .collect();
-        let Some(first) = services.iter().map(|service| service.priority).min() else { return Ok((Vec::new(), ttl)) };
-        let names: Vec<String> = services.iter().map(|service| service.target.to_ascii()).collect();
-        let hosts = join_all(names.iter().map(|name| self.addresses(name))).await;
+        let Some(first) = services.iter().map(|service| service.priority).min() else { return Ok((Vec::new(), ttl, None)) };
+        let named = services.iter().map(|service| {
+            let name = service.target.to_ascii();
+            let host: Arc<str> = format!("{}:{}", name.trim_end_matches('.').to_ascii_lowercase(), service.port).into();
+            (name, host)
+        });
+        let named: Vec<(String, Arc<str>)> = named.collect();
+        let found = join_all(named.iter().map(|(name, host)| self.addresses(name, host, until))).await;
         let mut entries = Vec::new();
         let mut failed = None;
-        for ((service, name), hosts) in services.iter().zip(&names).zip(hosts) {
-            let host: Arc<str> = format!("{}:{}", name.trim_end_matches('.').to_ascii_lowercase(), service.port).into();
+        for ((service, (_, host)), hosts) in services.iter().zip(&named).zip(found) {
             match hosts {
                 Ok(hosts) => {
                     ttl = ttl.min(hosts.ttl);
@@ -203,31 +241,34 @@ impl Dns {
                         // 0 is the smallest share, and not none (RFC 2782).
                         weight: u32::from(service.weight).max(1),
                         backup: service.priority > first,
-                        ..Entry::of(InetAddress::new(ip, service.port), &host)
+                        ..Entry::of(InetAddress::new(ip, service.port), host)
                     }));
+                    failed = hosts.failed.or(failed);
                 }
                 Err(reason) => {
                     // What was known of this host holds on.
-                    let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                    entries.extend(state.found.entries.iter().filter(|entry| entry.host == host).cloned());
+                    entries.extend(self.known(host));
                     failed = Some(reason);
                 }
             }
         }
         match failed {
             Some(reason) if entries.is_empty() => Err(reason),
-            _ => Ok((entries, ttl)),
+            failed => Ok((entries, ttl, failed)),
         }
     }
 
     /// The records of a name; none, if there is no such name.
-    async fn records(&self, name: &str, kind: RecordType) -> Result<(Vec<RData>, Duration), String> {
+    async fn records(&self, name: &str, kind: RecordType, until: Deadline) -> Result<(Vec<RData>, Duration), String> {
         // With a server of its own there is no list of domains to search.
         let absolute = self.nameserver.is_some() && !name.ends_with('.');
         let name =
             Name::from_ascii(if absolute { format!("{name}.") } else { name.to_owned() }).map_err(|error| error.to_string())?;
         let resolver = self.resolver().map_err(|error| error.to_string())?;
-        match resolver.lookup(name, kind).await {
+        let Ok(answered) = tokio::time::timeout_at(until, resolver.lookup(name, kind)).await else {
+            return Err(format!("no answer within {PATIENCE:?}"));
+        };
+        match answered {
             Ok(answer) => {
                 let ttl = answer.valid_until().saturating_duration_since(Instant::now());
                 Ok((answer.answers().iter().map(|record| record.data.clone()).collect(), ttl))

@@ -11,6 +11,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(30);
 /// An answer.
 pub(super) enum Answer {
     Found(Vec<Entry>),
+    /// Some of it could not be had, for this reason: what was known of that is among these.
+    Part(Vec<Entry>, String),
     /// There is such a name, and nothing under it; or there is none.
     Empty,
     Failed(String),
@@ -21,6 +23,8 @@ pub(super) enum Answer {
 pub(super) enum News {
     /// It failed, and did not before.
     Fails(String),
+    /// Some of it failed, and did not before.
+    FailsInPart(String),
     /// It is empty, and was not before.
     Empties,
     /// It has been empty for so long that it is believed.
@@ -35,26 +39,36 @@ pub(super) enum News {
 #[derive(Clone, Default)]
 pub(super) struct Found {
     pub(super) entries: Vec<Entry>,
-    failing: bool,
+    failing: Failing,
     empty_since: Option<Instant>,
     left_out: usize,
+}
+
+/// How much of the last answer failed.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Failing {
+    #[default]
+    Nothing,
+    Part,
+    All,
 }
 
 impl Found {
     pub(super) fn take(&mut self, answer: Answer, now: Instant) -> Option<News> {
         match answer {
-            Answer::Found(mut entries) => {
-                entries.sort_by(|a, b| a.address.cmp(&b.address));
-                entries.dedup_by(|b, a| a.address == b.address);
-                let left_out = entries.len().saturating_sub(MAX);
-                entries.truncate(MAX);
-                self.entries = entries;
-                let recovers = std::mem::take(&mut self.failing) | self.empty_since.take().is_some();
-                let said = std::mem::replace(&mut self.left_out, left_out) > 0;
-                if left_out > 0 && !said {
-                    return Some(News::TooMany(left_out));
+            Answer::Found(entries) => {
+                let left_out = self.hold(entries);
+                let failed = std::mem::take(&mut self.failing) != Failing::Nothing;
+                let recovers = self.empty_since.take().is_some() || failed;
+                self.leave_out(left_out).or_else(|| recovers.then_some(News::Recovers))
+            }
+            Answer::Part(entries, reason) => {
+                let left_out = self.hold(entries);
+                self.empty_since = None;
+                if std::mem::replace(&mut self.failing, Failing::Part) != Failing::Part {
+                    return Some(News::FailsInPart(reason));
                 }
-                recovers.then_some(News::Recovers)
+                self.leave_out(left_out)
             }
             Answer::Empty => {
                 let first = self.empty_since.is_none();
@@ -68,9 +82,24 @@ impl Found {
             Answer::Failed(reason) => {
                 // Whether there is anything is not known now: the time begins anew.
                 self.empty_since = None;
-                (!std::mem::replace(&mut self.failing, true)).then_some(News::Fails(reason))
+                (std::mem::replace(&mut self.failing, Failing::All) != Failing::All).then_some(News::Fails(reason))
             }
         }
+    }
+
+    /// As many of these as an upstream can have; says how many are too many.
+    fn hold(&mut self, mut entries: Vec<Entry>) -> usize {
+        entries.sort_by(|a, b| a.address.cmp(&b.address));
+        entries.dedup_by(|b, a| a.address == b.address);
+        let left_out = entries.len().saturating_sub(MAX);
+        entries.truncate(MAX);
+        self.entries = entries;
+        left_out
+    }
+
+    fn leave_out(&mut self, left_out: usize) -> Option<News> {
+        let said = std::mem::replace(&mut self.left_out, left_out) > 0;
+        (left_out > 0 && !said).then_some(News::TooMany(left_out))
     }
 }
 
@@ -91,6 +120,24 @@ mod tests {
         assert_eq!(found.entries.len(), 2);
         assert_eq!(found.take(entries(1..2), now), Some(News::Recovers));
         assert_eq!(found.entries.len(), 1);
+    }
+
+    #[test]
+    fn what_fails_in_part_is_taken_and_said_once() {
+        let part = |ports, reason: &str| match entries(ports) {
+            Answer::Found(entries) => Answer::Part(entries, reason.into()),
+            _ => unreachable!("they are found"),
+        };
+        let (mut found, now) = (Found::default(), Instant::now());
+        found.take(entries(1..2), now);
+        assert_eq!(found.take(part(1..3, "x"), now), Some(News::FailsInPart("x".into())));
+        assert_eq!(found.take(part(1..4, "y"), now), None);
+        assert_eq!(found.entries.len(), 3);
+        assert_eq!(found.take(Answer::Failed("z".into()), now), Some(News::Fails("z".into())), "it got worse");
+        assert_eq!(found.take(part(1..2001, "x"), now), Some(News::FailsInPart("x".into())));
+        assert_eq!(found.take(part(1..2001, "x"), now), Some(News::TooMany(2000 - MAX)), "one after the other");
+        assert_eq!(found.take(entries(1..3), now), Some(News::Recovers));
+        assert_eq!(found.take(entries(1..3), now), None);
     }
 
     #[test]

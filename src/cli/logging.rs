@@ -8,7 +8,7 @@ use env_logger::{Target, WriteStyle};
 use log::{Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::observe::Budget;
+use crate::observe::{Budget, metrics};
 
 /// Whose lines a client can cause as often as it likes: the libraries below, and panics that were contained.
 const BOUNDED: [&str; 6] =
@@ -33,7 +33,10 @@ pub(super) fn start_logging() {
     if log::set_boxed_logger(Box::new(Bounded { logger, budget: Budget::default() })).is_ok() {
         log::set_max_level(most);
     }
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        metrics().panicked();
+        log::error!("panic {panic}");
+    }));
 }
 
 /// As much fits into a pipe that has room at all (`PIPE_BUF`).

@@ -54,6 +54,8 @@ pub(crate) struct Metrics {
     failures: Words,
     /// By filter.
     panics: Words,
+    /// Wherever they were.
+    all_panics: Count,
     /// Which configuration is in force: the first is 1.
     generation: AtomicU64,
     reload_failures: Count,
@@ -80,6 +82,7 @@ impl Metrics {
             in_flight: Sharded::new(),
             failures: Words::new(256),
             panics: Words::new(256),
+            all_panics: Count::default(),
             generation: AtomicU64::new(1),
             reload_failures: Count::default(),
             last_reload_failed: AtomicBool::new(false),
@@ -135,6 +138,11 @@ impl Metrics {
     pub(crate) fn filter_panicked(&self, filter: &'static str) -> u64 {
         self.panics.add((filter, ""));
         self.panics.all().iter().map(|(_, count)| count).sum()
+    }
+
+    /// Something panicked, be it a filter or not.
+    pub(crate) fn panicked(&self) {
+        self.all_panics.add(1);
     }
 
     /// Another configuration is in force.
@@ -206,6 +214,12 @@ impl Metrics {
         for ((filter, _), count) in self.panics.all() {
             out.sample(&[("filter", filter)], count);
         }
+        out.single(
+            "ravelin_panics_total",
+            "counter",
+            "Panics, of filters or elsewhere; none ended the process.",
+            self.all_panics.get(),
+        );
     }
 
     fn write_upstreams(&self, out: &mut Text<'_>) {

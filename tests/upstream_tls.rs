@@ -40,6 +40,7 @@ in_both_lanes! {
     upstreams_share_no_connection_whatever_they_differ_in
     a_file_that_holds_another_certificate_is_shown_after_a_reload_on_connections_of_its_own
     an_endpoint_is_told_whom_a_connection_is_for
+    copies_tell_an_endpoint_for_whom_they_are
     a_handshake_has_its_time
     an_endpoint_that_does_not_prove_its_name_is_told_nothing
 }
@@ -455,5 +456,65 @@ fn an_endpoint_is_told_whom_a_connection_is_for(stage: &Stage) {
         assert_eq!(connections[0], connections[1], "{path}: a client's connection serves its next request");
         assert_eq!(connections[2], connections[3], "{path}");
         assert_ne!(connections[1], connections[2], "{path}: it serves no other client");
+    }
+}
+
+fn copies_tell_an_endpoint_for_whom_they_are(stage: &Stage) {
+    let authority = Authority::new(stage.path(), "ca");
+    let tls = Some((authority.issue("api.internal"), vec!["h2", "http/1.1"]));
+    let endpoint = |reached| Endpoint::start(Reached { introduced: true, ..reached });
+    let shadows = [
+        ("v1", "", endpoint(Reached::default())),
+        ("v2", ", protocol: http2", endpoint(Reached { h2c: true, ..Reached::default() })),
+        ("v2", ", tls: {sni: api.internal, ca: ca.pem}", endpoint(Reached { tls: tls.clone(), ..Reached::default() })),
+        ("v1", ", tls: {sni: api.internal, ca: ca.pem}, protocol: auto", endpoint(Reached { tls, ..Reached::default() })),
+    ];
+    let direct = Endpoint::start(Reached::default());
+    let mut yaml = "listeners: {main: {address: 127.0.0.1:0}}\nadmin: {address: 127.0.0.1:0}\nupstreams:\n".to_owned();
+    yaml += &format!("  direct: {{endpoints: ['{}'], health_check: none}}\n", direct.address);
+    for (number, (version, more, shadow)) in shadows.iter().enumerate() {
+        yaml += &format!(
+            "  shadow{number}: {{endpoints: ['{}'], health_check: none, outlier_detection: {{}}, proxy_protocol: {version}{more}}}\n",
+            shadow.address
+        );
+    }
+    yaml += "routes:\n";
+    for number in 0..shadows.len() {
+        // By `/healthz` an endpoint notes how it was reached.
+        let rewrite = "filters: [{rewrite: {path: /healthz}}]";
+        yaml += &format!(
+            "  r{number}: {{match: {{paths: [/{number}]}}, upstream: direct, mirror: {{upstream: shadow{number}}}, {rewrite}}}\n"
+        );
+    }
+    fs::write(stage.path().join("ravelin.yaml"), yaml).unwrap();
+    let mut ravelin = Launch::new(stage.path()).env("RAVELIN_LANE", stage.lane).spawn().unwrap();
+    ravelin.ready(2, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    for (number, (version, more, shadow)) in shadows.iter().enumerate() {
+        let mut client = Connection::open(ravelin.address(), Deadline::standard()).unwrap();
+        let header = match (*version, client.local_address().unwrap()) {
+            ("v1", from) => format!("proxy=\"v1 PROXY TCP4 {} 127.0.0.1 {} ", from.ip(), from.port()),
+            (_, from) => format!("proxy=\"v2 {from}\""),
+        };
+        let http = if *more == ", tls: {sni: api.internal, ca: ca.pem}" || more.is_empty() { "1" } else { "2" };
+        for asked in 1..=7 {
+            assert_eq!(ask(&mut client, &format!("/{number}")).0, 200);
+            let deadline = Deadline::standard();
+            while shadow.probes().len() < asked {
+                assert!(!deadline.passed(), "{version}{more}: copy {asked} has not come\n{}", ravelin.log().text());
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+        for facts in shadow.probes() {
+            assert!(facts.contains(&header), "{version}{more}: {facts}, not {header}");
+            assert_eq!(fact(&facts, "http"), http, "{version}{more}: {facts}");
+        }
+    }
+    let sent = |number: usize| {
+        support::metric(&ravelin, &format!("ravelin_mirrored_requests_total{{route=\"r{number}\",result=\"sent\"}}"))
+    };
+    let deadline = Deadline::standard();
+    while (0..shadows.len()).any(|number| sent(number) < 7.0) {
+        assert!(!deadline.passed(), "a copy was not answered\n{}", ravelin.log().text());
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

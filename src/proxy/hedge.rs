@@ -15,10 +15,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Version;
 use http::header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING};
+use pingora_core::Error as PingoraError;
 use pingora_core::connectors::http::Connector;
-use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error as PingoraError, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -263,11 +262,7 @@ async fn reach(
         let began = Instant::now();
         dialer.direct(peer, endpoint, parties, false).await;
         let (session, reused) = connector.get_http_session(&*peer).await?;
-        let carrier = match session {
-            HttpSession::H1(session) => Carrier::Http1(Box::new(session)),
-            HttpSession::Custom(own) => own.into_carrier(),
-            HttpSession::H2(_) => return Err(PingoraError::explain(ErrorType::InternalError, "a session that is not ours")),
-        };
+        let carrier = Carrier::of(session)?;
         let since = Instant::now();
         let connect = if reused { Connect::Reused } else { Connect::Opened(since.duration_since(began)) };
         Ok(Reached { carrier, connect, since })

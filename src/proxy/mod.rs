@@ -88,8 +88,7 @@ pub(crate) struct Common {
     dialer: Dialer,
     /// How often Pingora tries a request at most.
     max_tries: u32,
-    /// Connections of copies: they have nothing to do with those of requests.
-    mirrors: Arc<Connector>,
+    mirrors: mirror::Mirrors,
     /// Connections of requests that may go to two endpoints at once.
     hedges: hedge::Hedges,
 }
@@ -97,7 +96,7 @@ pub(crate) struct Common {
 impl Proxy {
     pub(crate) fn new(store: Arc<Store>, observers: Arc<Observers>, settings: &ServerConf) -> Self {
         let max_tries = u32::try_from(settings.max_retries).unwrap_or(u32::MAX);
-        let mirrors = Arc::new(Connector::new(Some(ConnectorOptions::from_server_conf(settings))));
+        let mirrors = mirror::Mirrors::new(settings);
         let (via, load, dialer) = (Via::new(), Arc::new(Load::new()), Dialer::new(settings));
         let hedges = Arc::new(Connector::new_custom(Some(ConnectorOptions::from_server_conf(settings)), dialer.clone()));
         Self(Arc::new(Common { store, observers, via, load, dialer, max_tries, mirrors, hedges }))

@@ -85,6 +85,15 @@ impl Own {
 }
 
 impl Carrier {
+    /// What a connector has that opens by a [`Dialer`](crate::proxy::Dialer).
+    pub(super) fn of(session: HttpSession<Own>) -> Result<Self> {
+        match session {
+            HttpSession::H1(session) => Ok(Self::Http1(Box::new(session))),
+            HttpSession::Custom(own) => Ok(own.into_carrier()),
+            HttpSession::H2(_) => PingoraError::e_explain(ErrorType::InternalError, "a session that is not ours"),
+        }
+    }
+
     pub(super) fn status(&self) -> u16 {
         self.head().map_or(0, |head| head.status.as_u16())
     }
@@ -121,6 +130,35 @@ impl Carrier {
         Ok(())
     }
 
+    /// Reads the next head of an answer.
+    pub(super) async fn read_head(&mut self) -> Result<()> {
+        match self {
+            Self::Http1(session) => session.read_response().await.map(|_| ()),
+            Self::Http2(stream) => stream.read_head().await,
+        }
+    }
+
+    pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::Http1(session) => session.read_body_bytes().await,
+            Self::Http2(stream) => stream.read_body().await,
+        }
+    }
+
+    /// How long a stream is waited for where there is no exchange whose clock tells.
+    pub(super) fn wait_for(&mut self, patience: Option<Duration>) {
+        if let Self::Http2(stream) = self {
+            stream.patience = patience;
+        }
+    }
+
+    /// It has failed: its connection is closed or, where others have a part in it, is left alone unless it may be dead.
+    pub(super) fn give_up(self) {
+        if let Self::Http2(stream) = self {
+            drop(stream.finish());
+        }
+    }
+
     pub(super) fn set_timeouts(&mut self, read: Option<Duration>, write: Option<Duration>) {
         match self {
             Self::Http1(session) => (session.read_timeout, session.write_timeout) = (read, write),
@@ -134,6 +172,8 @@ pub(super) struct Stream {
     session: Http2Session,
     /// How long a write may wait.
     limit: Option<Duration>,
+    /// How long a read may wait, where no clock tells.
+    patience: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Bytes of the body that the head announces, and that have come.
     length: Option<u64>,
@@ -144,7 +184,7 @@ pub(super) struct Stream {
 
 impl Stream {
     fn new(session: Http2Session) -> Self {
-        Self { session, limit: None, timer: None, length: None, received: 0, late: false }
+        Self { session, limit: None, patience: None, timer: None, length: None, received: 0, late: false }
     }
 
     /// It is over. Where somebody waited in vain the connection may be dead, and carries no further request.
@@ -169,14 +209,14 @@ impl Stream {
     }
 
     async fn read_head(&mut self) -> Result<()> {
-        in_time(&mut self.timer, &mut self.late, self.session.read_response_header()).await?;
+        in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_header()).await?;
         let length = self.session.response_header().and_then(|head| head.headers.get(CONTENT_LENGTH));
         self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         Ok(())
     }
 
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        match in_time(&mut self.timer, &mut self.late, self.session.read_response_body()).await {
+        match in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_body()).await {
             Ok(Some(data)) => {
                 self.received = self.received.saturating_add(data.len() as u64);
                 Ok(Some(data))
@@ -187,7 +227,7 @@ impl Stream {
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        in_time(&mut self.timer, &mut self.late, self.session.read_trailers()).await
+        in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_trailers()).await
     }
 
     /// Whether the response is over, after a head or a piece of the body.
@@ -207,14 +247,26 @@ impl Stream {
 }
 
 /// Waits for something of an endpoint's, until a deadline of the exchange has passed, where its client's connection can't tell.
-async fn in_time<T>(timer: &mut Option<Pin<Box<Sleep>>>, late: &mut bool, reading: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(clock) = ctx::stream_clock() else { return reading.await };
+async fn in_time<T>(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    late: &mut bool,
+    patience: Option<Duration>,
+    reading: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    const WHY: &str = "waiting for an endpoint on HTTP/2";
+    let Some(clock) = ctx::stream_clock() else {
+        let Some(patience) = patience else { return reading.await };
+        return tokio::time::timeout(patience, reading).await.unwrap_or_else(|_| {
+            *late = true;
+            PingoraError::e_explain(ErrorType::ReadTimedout, WHY)
+        });
+    };
     let timer = timer.get_or_insert_with(|| Box::pin(clock.timer()));
     let mut reading = pin!(reading);
     std::future::poll_fn(|cx| match reading.as_mut().poll(cx) {
         Poll::Pending => clock.poll_expiry(timer.as_mut(), cx).map(|_| {
             *late = true;
-            PingoraError::e_explain(ErrorType::ReadTimedout, "waiting for an endpoint on HTTP/2")
+            PingoraError::e_explain(ErrorType::ReadTimedout, WHY)
         }),
         read => read,
     })
@@ -346,18 +398,10 @@ impl CustomSession for Own {
     }
     async fn read_response_header(&mut self) -> Result<()> {
         let shown = self.ahead.as_mut().map(|ahead| std::mem::replace(&mut ahead.shown, true));
-        match &mut self.carrier {
-            _ if shown == Some(false) => {}
-            Carrier::Http1(session) => _ = session.read_response().await?,
-            Carrier::Http2(stream) => stream.read_head().await?,
-        }
-        Ok(())
+        if shown == Some(false) { Ok(()) } else { self.carrier.read_head().await }
     }
     async fn read_response_body(&mut self) -> Result<Option<Bytes>> {
-        match &mut self.carrier {
-            Carrier::Http1(session) => session.read_body_bytes().await,
-            Carrier::Http2(stream) => stream.read_body().await,
-        }
+        self.carrier.read_body().await
     }
     fn response_finished(&self) -> bool {
         match &self.carrier {

@@ -488,7 +488,7 @@ fn copies_tell_an_endpoint_for_whom_they_are(stage: &Stage) {
     }
     fs::write(stage.path().join("ravelin.yaml"), yaml).unwrap();
     let mut ravelin = Launch::new(stage.path()).env("RAVELIN_LANE", stage.lane).spawn().unwrap();
-    ravelin.ready(2, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    ravelin.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
     for (number, (version, more, shadow)) in shadows.iter().enumerate() {
         let mut client = Connection::open(ravelin.address(), Deadline::standard()).unwrap();
         let header = match (*version, client.local_address().unwrap()) {

@@ -13,7 +13,6 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::runtime::{AdminPlan, ListenerPlan};
-use crate::server::private::remove;
 use crate::server::process::Heir;
 use crate::server::upgrade::{Offer, Predecessor, Role, Tenure};
 use crate::types::ListenAddress;
@@ -44,15 +43,12 @@ pub(crate) enum BoundSocket {
 /// The file of a unix socket.
 pub(crate) struct SocketFile {
     path: PathBuf,
-    inherited: bool,
     tenure: Tenure,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.tenure.owns(self.inherited) {
-            remove(&self.path);
-        }
+        self.tenure.let_go(&self.path);
     }
 }
 
@@ -195,7 +191,8 @@ impl Binder {
     }
 
     fn file(&self, path: &Path, inherited: bool) -> SocketFile {
-        SocketFile { path: path.to_owned(), inherited, tenure: self.tenure.clone() }
+        self.tenure.hold(path, inherited);
+        SocketFile { path: path.to_owned(), tenure: self.tenure.clone() }
     }
 
     fn offer(&mut self, role: Role, name: &str, address: String, socket: &impl AsFd) -> io::Result<()> {

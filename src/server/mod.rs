@@ -310,12 +310,14 @@ fn run(boot: BootPlan, configured: Configured, seat: Seat, launcher: Arc<Mutex<O
     listening.add_dependency(&configured);
     let logs = server.add_service(background_service("logs", Logs::new(observers.clone())));
     listening.add_dependency(&logs);
+    let tenure = seat.tenure.clone();
     let signals = Signals { caught: Mutex::new(Some(catching)), drain, successors, tenure: seat.tenure, times, proxy };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     await_records();
     if let Some(log) = &observers.access_log {
         log.finish(LAST_LINES);
     }
+    tenure.let_all_go();
     drop(pid_file);
     drop(seat.folder);
     Ok(())

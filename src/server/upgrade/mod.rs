@@ -12,13 +12,15 @@ mod predecessor;
 mod successor;
 mod wire;
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use self::predecessor::Predecessor;
 pub(crate) use self::predecessor::UpgradeError;
 pub(super) use self::successor::{Door, Offer, Successors};
 pub(super) use self::wire::Role;
+use crate::server::private;
 
 /// Whether this process is the one that the files of its sockets belong to.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,8 @@ struct State {
     shared: AtomicBool,
     /// A successor serves from all of them.
     ended: AtomicBool,
+    /// Files that are there, and whether they were inherited.
+    files: Mutex<Vec<(PathBuf, bool)>>,
 }
 
 impl Tenure {
@@ -46,6 +50,32 @@ impl Tenure {
     /// They have gone to a process that serves now.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::Release);
+    }
+
+    /// A socket has this file.
+    pub(super) fn hold(&self, path: &Path, inherited: bool) {
+        self.files().push((path.to_owned(), inherited));
+    }
+
+    /// The socket is closed: its file goes too, if that is this process's. Who ends the process waits for that.
+    pub(super) fn let_go(&self, path: &Path) {
+        let mut files = self.files();
+        if let Some(at) = files.iter().position(|(held, _)| held == path) {
+            let (path, inherited) = files.swap_remove(at);
+            if self.owns(inherited) {
+                private::remove(&path);
+            }
+        }
+    }
+
+    /// The process ends: so do sockets whose services have been left where they were.
+    pub(super) fn let_all_go(&self) {
+        let files: Vec<_> = self.files().iter().map(|(path, _)| path.clone()).collect();
+        files.iter().for_each(|path| self.let_go(path));
+    }
+
+    fn files(&self) -> MutexGuard<'_, Vec<(PathBuf, bool)>> {
+        self.0.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the file of a socket goes with this process.

@@ -2,6 +2,7 @@
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod agreement;
+mod alarm;
 mod background;
 mod bind;
 mod clients;

@@ -22,10 +22,11 @@ use pingora_core::protocols::{
 };
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::proxy::{Clock, Downstream, Expired, Line, Pace, Uptake};
+use crate::server::alarm::Alarm;
 use crate::server::drain::Drain;
 use crate::server::frames::{Frames, last_straw};
 use crate::server::head::Body;
@@ -57,7 +58,7 @@ pub(super) struct Conn {
     /// Written by Pingora, not yet by us.
     out: BytesMut,
     clock: Arc<Clock>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// The frames that come, over HTTP/2.
     frames: Option<Box<Frames>>,
     /// What is refused there.
@@ -87,7 +88,7 @@ impl Conn {
             ended: false,
             out: BytesMut::new(),
             clock,
-            timer: None,
+            alarm: Alarm::default(),
             frames: None,
             refusals: None,
             uptake: Uptake::default(),
@@ -102,7 +103,7 @@ impl Conn {
     /// Gives the socket to a TLS handshake, with what has been read ahead.
     pub(super) fn rewind(&mut self) -> Option<Rewound> {
         let ahead = mem::take(&mut self.ahead);
-        self.timer = None;
+        self.alarm = Alarm::default();
         self.io.rewind(ahead)
     }
 
@@ -152,7 +153,7 @@ impl Conn {
         self.frames = Some(Box::new(Frames::new()));
         self.refusals = Some(Box::new(refusals));
         self.body = Body::Open;
-        self.timer = None;
+        self.alarm = Alarm::default();
         self
     }
 
@@ -172,18 +173,7 @@ impl Conn {
 
     /// Waits until `at`; says whether it has come.
     pub(super) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        // A timer that fires early is cheaper than one that is set for each request.
-        if timer.deadline() > at || timer.is_elapsed() {
-            timer.as_mut().reset(at);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= at {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(at);
-        }
+        self.alarm.poll_until(at, cx)
     }
 
     /// Fails once a deadline has passed; otherwise the task is woken when one does.

@@ -575,7 +575,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         }
         self.come = response.body().to_vec();
         if D::FRAMES {
-            // Pingora's framing has no room for any: what it says is said again by the final one (RFC 9110 §15.2).
+            // Pingora's framing has no room for any.
             return Ok(());
         }
         let out = self.out.more();

@@ -33,6 +33,24 @@ pub struct Trace {
     pub sent: Option<Sent>,
 }
 
+impl Trace {
+    /// One that says no more yet than what was asked, and what becomes of it.
+    pub(super) fn new(request: Asked, outcome: Outcome) -> Self {
+        Self {
+            request,
+            outcome,
+            candidates: Vec::new(),
+            candidates_left_out: 0,
+            route: None,
+            filters: Vec::new(),
+            action: None,
+            mirror: None,
+            upstream: None,
+            sent: None,
+        }
+    }
+}
+
 /// A request as it is matched: in normal form.
 #[derive(Debug, Clone, Serialize)]
 pub struct Asked {

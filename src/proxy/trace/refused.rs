@@ -44,32 +44,23 @@ fn token(seen: &[u8]) -> Option<&[u8]> {
 fn trace(refused: &Refused<'_>) -> Trace {
     let (target, client) = (refused.target(), refused.client.ip());
     let ip = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string());
-    Trace {
-        request: Asked {
-            method: target.method().to_string(),
-            scheme: refused.scheme.as_str(),
-            host: target.host().to_owned(),
-            path: target.path().to_owned(),
-            query: target.query().map(str::to_owned),
-            client: ip(client),
-            peer: ip(refused.client.peer.map(|peer| peer.ip()).filter(|peer| Some(*peer) != client)),
-            listener: Some(refused.listener.to_owned()),
-        },
-        outcome: Outcome {
-            kind: "refused",
-            status: Some(refused.status),
-            reason: Some(refused.reason.to_owned()),
-            message: Some("the head was refused before it was a request".to_owned()),
-        },
-        candidates: Vec::new(),
-        candidates_left_out: 0,
-        route: None,
-        filters: Vec::new(),
-        action: None,
-        mirror: None,
-        upstream: None,
-        sent: None,
-    }
+    let request = Asked {
+        method: target.method().to_string(),
+        scheme: refused.scheme.as_str(),
+        host: target.host().to_owned(),
+        path: target.path().to_owned(),
+        query: target.query().map(str::to_owned),
+        client: ip(client),
+        peer: ip(refused.client.peer.map(|peer| peer.ip()).filter(|peer| Some(*peer) != client)),
+        listener: Some(refused.listener.to_owned()),
+    };
+    let outcome = Outcome {
+        kind: "refused",
+        status: Some(refused.status),
+        reason: Some(refused.reason.to_owned()),
+        message: Some("the head was refused before it was a request".to_owned()),
+    };
+    Trace::new(request, outcome)
 }
 
 #[cfg(test)]

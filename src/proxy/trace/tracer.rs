@@ -117,18 +117,7 @@ impl Tracer<'_> {
             listener: entrance.listener.and_then(|place| self.snapshot.listener_name(place)).map(ToString::to_string),
         };
         target_of(&mut request, exchange);
-        Trace {
-            request,
-            outcome: Outcome { kind: "forwarded", status: None, reason: None, message: None },
-            candidates: Vec::new(),
-            candidates_left_out: 0,
-            route: None,
-            filters: Vec::new(),
-            action: None,
-            mirror: None,
-            upstream: None,
-            sent: None,
-        }
+        Trace::new(request, Outcome { kind: "forwarded", status: None, reason: None, message: None })
     }
 
     fn candidates(

@@ -12,10 +12,11 @@ use h2::SendStream;
 use pingora_core::protocols::http::v2::server::HttpSession;
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::config::ListenerLimits;
 use crate::proxy::{Clock, Downstream, Pace, Uptake};
+use crate::server::alarm::Alarm;
 use crate::server::drain::Drain;
 
 /// The most that waits for a client's window at once.
@@ -33,7 +34,7 @@ pub(super) struct StreamClient<'a> {
     /// No more comes.
     over: bool,
     clock: Arc<Clock>,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     /// How the client takes what is sent.
     uptake: Uptake,
     /// How it sends its body.
@@ -48,8 +49,8 @@ impl<'a> StreamClient<'a> {
         let mut uptake = Uptake::default();
         uptake.limit(limits);
         let (rest, over) = (Bytes::new(), session.is_body_empty());
-        let (writer, timer) = (None, None);
-        Self { session, writer, ended: false, rest, over, clock, timer, uptake, pace, written: 0, drain }
+        let alarm = Alarm::default();
+        Self { session, writer: None, ended: false, rest, over, clock, alarm, uptake, pace, written: 0, drain }
     }
 
     /// The exchange is over. An answer that is not whole is broken off, as the client must see: where it has begun, by giving it up, behind
@@ -57,21 +58,6 @@ impl<'a> StreamClient<'a> {
     pub(super) fn close(mut self) {
         if self.writer.is_none() && !self.ended {
             self.session.shutdown();
-        }
-    }
-
-    fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        // A timer that fires early is cheaper than one that is set for each deadline.
-        if timer.deadline() > at || timer.is_elapsed() {
-            timer.as_mut().reset(at);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= at {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(at);
         }
     }
 
@@ -177,7 +163,7 @@ impl Downstream for StreamClient<'_> {
             let exchange = self.clock.due().map(Instant::from);
             let slow = if self.clock.is_responding() { None } else { self.pace.due().map(Instant::from) };
             let Some(at) = stall.into_iter().chain(exchange).chain(slow).min() else { return Poll::Pending };
-            ready!(self.poll_until(at, cx));
+            ready!(self.alarm.poll_until(at, cx));
             let (now, written) = (Instant::now().into_std(), self.written);
             let late = stall.and_then(|_| self.uptake.look(now, || written));
             if let Some(expired) = late.or_else(|| slow.and_then(|_| self.pace.look(now))) {

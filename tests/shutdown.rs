@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::tls::{Authority, Client};
 use support::{
     Action, Answer, Connection, Deadline, Events, H2Connection, Origin, Outgoing, Ravelin, Signal, Trouble, full, get, metric,
-    until_metric,
+    until_metric, visible,
 };
 
 /// An origin that answers `/held` when it is told to (`go`), sends the half of `/half` before that, and all else at once.
@@ -95,26 +96,41 @@ fn an_idle_process_stops_at_once() {
     }
 }
 
+/// What came of a client's requests.
+#[derive(Default)]
+struct Tally {
+    answered: AtomicU64,
+    /// A connection that was made carried none: the system reset it.
+    lost: AtomicU64,
+}
+
+/// How many connections a stop may lose: one that is made in the microseconds between the last look at the queue and the close of the socket.
+/// On a crowded machine the process may have to wait just there; not twice.
+const MOST_LOST: u64 = 1;
+
 /// A client that sends one request after the other until it is told to go, or nobody is there any more.
-fn load(address: String, answered: Arc<AtomicU64>) -> thread::JoinHandle<Result<(), String>> {
+fn load(address: String, tally: Arc<Tally>) -> thread::JoinHandle<Result<(), String>> {
     thread::spawn(move || {
         loop {
-            let mut opened = Some(Instant::now());
             let Ok(mut client) = Connection::open(&address, Deadline::standard()) else { return Ok(()) };
+            let mut fresh = true;
             loop {
-                let (fresh, began) = (opened.is_some(), opened.take().unwrap_or_else(Instant::now));
+                let began = Instant::now();
                 client.request(&Outgoing::get("/", "a"), Deadline::standard()).map_err(|trouble| trouble.to_string())?;
-                // An idle connection may be closed; who takes its time on a crowded machine may meet with that. And between the last
-                // look at the queue and the close of a listening socket the system may still complete a connection, to reset it.
-                let slow = fresh || began.elapsed() > Duration::from_millis(10);
+                // An idle connection may be closed: who takes its time on a crowded machine may meet with that.
                 let response = match client.next_response(Deadline::standard()) {
-                    Err(Trouble::Silence(_)) if slow => break,
+                    Err(Trouble::Silence(_)) if fresh => {
+                        tally.lost.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(Trouble::Silence(_)) if began.elapsed() > Duration::from_millis(10) => break,
                     response => response.map_err(|trouble| trouble.to_string())?,
                 };
                 if response.head.status() != Some(200) || response.cut.is_some() {
                     return Err(format!("{response:?}"));
                 }
-                answered.fetch_add(1, Ordering::Relaxed);
+                fresh = false;
+                tally.answered.fetch_add(1, Ordering::Relaxed);
                 if response.head.closes() {
                     break;
                 }
@@ -123,20 +139,86 @@ fn load(address: String, answered: Arc<AtomicU64>) -> thread::JoinHandle<Result<
     })
 }
 
+/// Like `load`, with a connection for each request: half of the work of a proxy in front of short-lived clients.
+fn newcomer(address: String, tally: Arc<Tally>) -> thread::JoinHandle<Result<(), String>> {
+    let mut request = Outgoing::get("/", "a");
+    request.fields.push(("Connection".into(), "close".into()));
+    thread::spawn(move || {
+        while let Ok(mut client) = Connection::open(&address, Deadline::standard()) {
+            client.request(&request, Deadline::standard()).map_err(|trouble| trouble.to_string())?;
+            match client.next_response(Deadline::standard()) {
+                Ok(response) if response.head.status() == Some(200) && response.cut.is_none() => {
+                    tally.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(Trouble::Silence(_)) => {
+                    tally.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                other => return Err(format!("{other:?}")),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Clients that open a connection for each request meet with a stop: who has connected is answered, who comes later is refused at once.
+#[test]
+fn who_has_connected_is_answered() {
+    const CLIENTS: usize = 8;
+    let stops = if full() { 20 } else { 3 };
+    let (origin, _) = origin();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("edge.sock").display());
+    let (mut answered, mut lost) = (0, Vec::new());
+    for _ in 0..stops {
+        let mut ravelin = Ravelin::start(&format!(
+            "graceful_shutdown_timeout_seconds: 300\n\
+             listeners:\n  main: {{address: 127.0.0.1:0, limits: {{connections_per_client: none}}}}\n  file: {{address: \"{socket}\"}}\n\
+             upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+            origin.address()
+        ));
+        let tallies = [Arc::new(Tally::default()), Arc::new(Tally::default())];
+        let clients: Vec<_> = ravelin
+            .addresses()
+            .iter()
+            .zip(&tallies)
+            .flat_map(|(address, tally)| (0..CLIENTS).map(|_| newcomer(address.clone(), tally.clone())))
+            .collect();
+        let deadline = Deadline::standard();
+        while tallies.iter().any(|tally| tally.answered.load(Ordering::Relaxed) < 100) {
+            assert!(!deadline.passed(), "the clients are answered");
+            thread::yield_now();
+        }
+        ravelin.signal(Signal::TERM).unwrap();
+        for client in clients {
+            client.join().unwrap().unwrap();
+        }
+        assert!(ravelin.wait_for_exit(deadline).expect("it ends").success());
+        answered += tallies.iter().map(|tally| tally.answered.load(Ordering::Relaxed)).sum::<u64>();
+        lost.push(tallies.map(|tally| tally.lost.load(Ordering::Relaxed)));
+    }
+    eprintln!("{stops} stops, {answered} requests answered; connections lost over TCP and over a unix socket: {lost:?}");
+    let beyond = lost.iter().flatten().filter(|lost| **lost > MOST_LOST).count();
+    assert!(beyond <= 1, "{lost:?}");
+}
+
 // covers: grace_period_seconds
 #[test]
 fn a_graceful_stop_loses_no_request() {
-    loses_no_request(0);
-    loses_no_request(1);
+    for grace_period in [0, 1] {
+        let lost = || lost_by_a_stop(grace_period);
+        assert!(lost() <= MOST_LOST || lost() <= MOST_LOST, "connections were reset, twice");
+    }
 }
 
-fn loses_no_request(grace_period: u32) {
+/// How many connections were reset; no other request fails.
+fn lost_by_a_stop(grace_period: u32) -> u64 {
     const HELD: usize = 16;
     let (origin, events) = origin();
     let settings = format!("grace_period_seconds: {grace_period}\ngraceful_shutdown_timeout_seconds: 300\n");
     let mut ravelin = start(&origin, &settings);
-    let answered = Arc::new(AtomicU64::new(0));
-    let clients: Vec<_> = (0..4).map(|_| load(ravelin.address().to_owned(), answered.clone())).collect();
+    let tally = Arc::new(Tally::default());
+    let answered = &tally.answered;
+    let clients: Vec<_> = (0..4).map(|_| load(ravelin.address().to_owned(), tally.clone())).collect();
     let mut held: Vec<Connection> = (0..HELD).map(|_| ask(&ravelin, "/held")).collect();
     origin.wait_for(Deadline::standard(), |record| {
         (record.requests.iter().filter(|request| request.head.target() == b"/held").count() == HELD).then_some(())
@@ -167,7 +249,9 @@ fn loses_no_request(grace_period: u32) {
     }
     let status = ravelin.wait_for_exit(Deadline::standard()).expect("it ends as soon as nothing is in flight");
     assert!(status.success(), "{status}");
-    eprintln!("{} requests before the signal, {} after it", before, answered.load(Ordering::Relaxed) - before);
+    let lost = tally.lost.load(Ordering::Relaxed);
+    eprintln!("{before} requests before the signal, {} after it, {lost} lost", answered.load(Ordering::Relaxed) - before);
+    lost
 }
 
 #[test]
@@ -227,6 +311,109 @@ fn what_takes_too_long_is_cut_visibly() {
     // Both are in the records, too.
     let cut = ravelin.stdout().lines().iter().filter(|line| line.contains("\"reason\":\"cut_off\"")).count();
     assert_eq!(cut, 2, "{}", ravelin.stdout().text());
+}
+
+/// What clients have begun and do not end: half a head, a handshake, a PROXY header, a preface. Each has ten minutes by its own limit.
+#[test]
+fn what_is_begun_and_not_ended_does_not_hold_up_the_end() {
+    let (origin, _) = origin();
+    let directory = tempfile::tempdir().unwrap();
+    Authority::new("ca").issue(&["a.example"]).write(directory.path(), "a");
+    let limits = "limits: {header_timeout: 10m, idle_timeout: 10m, tls_handshake_timeout: 10m}";
+    let mut ravelin = Ravelin::start(&format!(
+        "graceful_shutdown_timeout_seconds: 600\naccess_log: {{}}\nadmin: {{address: 127.0.0.1:0}}\nlisteners:\n  \
+         plain: {{address: 127.0.0.1:0, http2: true, {limits}}}\n  \
+         secure: {{address: 127.0.0.1:0, {limits}, tls: {{certificates: [{{cert: \"{path}/a.pem\", key: \"{path}/a.key\"}}]}}}}\n  \
+         proxied: {{address: 127.0.0.1:0, {limits}, proxy_protocol: {{trust: [127.0.0.0/8]}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+        origin.address(),
+        path = directory.path().display(),
+    ));
+    let addresses = ravelin.addresses().to_vec();
+    let [plain, secure, proxied] = &addresses[..] else { panic!("{addresses:?}") };
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let begun: [(&str, &[u8]); 8] = [
+        (plain, b"GET / HTTP/1.1\r\nHost: a\r\n"),
+        (plain, &preface[..20]),
+        (plain, preface),
+        // The end of the fields is missing: END_HEADERS is not set.
+        (plain, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x01\0\0\0\x01\x82"),
+        (secure, b"\x16\x03\x01\x02\0\x01"),
+        (proxied, b"PROXY TCP4 192.0.2.1 "),
+        (proxied, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n"),
+        (secure, b""),
+    ];
+    let mut clients: Vec<Connection> = begun
+        .iter()
+        .map(|(address, bytes)| {
+            let mut client = Connection::open(address, Deadline::standard()).unwrap();
+            client.send(bytes).unwrap();
+            client
+        })
+        .collect();
+    for (listener, open) in [("plain", 4.0), ("secure", 2.0), ("proxied", 2.0)] {
+        until_metric(&ravelin, &format!("ravelin_connections_open{{listener=\"{listener}\"}}"), |value| value == open);
+    }
+    let (status, took) = stop(&mut ravelin, Signal::TERM);
+    eprintln!("stopped after {took:?}");
+    assert!(status.success(), "{status}");
+    let log = ravelin.log().text();
+    assert!(!log.contains("connections cut"), "{log}");
+    for half in [0, 1, 6] {
+        let answer = clients[half].response("GET", Deadline::standard()).unwrap();
+        assert_eq!(answer.head.status(), Some(408), "{}", visible(begun[half].1));
+        assert!(answer.head.closes());
+    }
+    assert_eq!(clients[4].closed(Deadline::standard()), Ok(Vec::new()));
+    // Refused in the records, with a reason that says whose doing it was.
+    let refused = ravelin.stdout().lines().iter().filter(|line| line.contains("\"reason\":\"stopping\"")).count();
+    assert_eq!(refused, 4, "{}\n{log}", ravelin.stdout().text());
+    assert!(log.contains("TLS handshake failed reason=stopping"), "{log}");
+}
+
+/// The other side of it: who has connected when the process stops has a moment to ask, and who has begun to ask may end.
+#[test]
+fn what_is_begun_may_be_ended_within_a_moment() {
+    let (origin, _) = origin();
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ca");
+    authority.issue(&["a.example"]).write(directory.path(), "a");
+    let trusting = Client::new(&authority);
+    let once = || {
+        let mut ravelin = Ravelin::start(&format!(
+            "graceful_shutdown_timeout_seconds: 600\nlisteners:\n  main: {{address: 127.0.0.1:0}}\n  \
+             secure: {{address: 127.0.0.1:0, tls: {{certificates: [{{cert: \"{path}/a.pem\", key: \"{path}/a.key\"}}]}}}}\n\
+             upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+            origin.address(),
+            path = directory.path().display(),
+        ));
+        let [address, secure] = ravelin.addresses() else { panic!("{:?}", ravelin.addresses()) };
+        let deadline = Deadline::standard();
+        // Both closed as idle ones would be, 50 ms after the stop, if they were that.
+        let mut begun = Connection::open(address, deadline).unwrap();
+        begun.send(b"GET / HTTP/1.1\r\n").unwrap();
+        let mut new = Connection::open(address, deadline).unwrap();
+        let mut new_secure = trusting.connect(secure, "a.example", deadline).unwrap();
+        let mut idle = ask(&ravelin, "/");
+        assert_eq!(idle.next_response(deadline).unwrap().head.status(), Some(200));
+        ravelin.signal(Signal::TERM).unwrap();
+        idle.closed(deadline).unwrap();
+        begun.send(b"Host: a\r\n\r\n").unwrap();
+        new.request(&Outgoing::get("/", "a"), deadline).unwrap();
+        let statuses = [
+            begun.response("GET", deadline).ok().and_then(|response| response.head.status()),
+            new.next_response(deadline).ok().and_then(|response| response.head.status()),
+            new_secure.get("/", "a.example").ok().map(|(status, _)| status),
+        ];
+        assert!(ravelin.wait_for_exit(deadline).unwrap().success());
+        statuses
+    };
+    // A crowded machine may take longer than the moment lasts; not each time.
+    let mut seen = Vec::new();
+    while seen.len() < TIMES && !seen.contains(&[Some(200); 3]) {
+        seen.push(once());
+    }
+    assert!(seen.contains(&[Some(200); 3]), "{seen:?}");
 }
 
 /// The end of an HTTP/2 connection is agreed on with a PING. A client that sleeps, or is cut off, answers none.

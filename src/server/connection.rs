@@ -18,12 +18,13 @@ use crate::filter::{Client, Scheme};
 use crate::proxy::{
     self, Clock, Connection, Outcome, PLAINTEXT, Refused, Rows, explained, refusal, refused_silently, refused_unseen,
 };
-use crate::server::drain::Closing;
+use crate::server::drain::{Closing, UNFINISHED};
 use crate::server::handshake::{Handshake, shake};
 use crate::server::head::{Body, Scan, scan};
 use crate::server::http2::{self, Origin};
 use crate::server::listeners::{Listener, TooMany};
 use crate::server::proxy_protocol::{Preamble, read};
+use crate::server::socket::Leftover;
 use crate::server::stream::{Conn, Rail};
 use crate::upstream::Wire;
 
@@ -31,6 +32,8 @@ use crate::upstream::Wire;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same while the process stops.
 const STOPPING_TIMEOUT: Duration = Duration::from_millis(100);
+/// The reason where a client had begun something when the process stopped, and has not ended it.
+pub(super) const STOPPING: &str = "stopping";
 
 /// A connection that was just accepted.
 pub(super) struct Accepted {
@@ -98,7 +101,7 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
             conn.limit(&limits);
             told = None;
         }
-        match next(&mut conn, &limits, &mut closing).await {
+        match next(&mut conn, &limits, &mut closing, served == 0).await {
             Next::Request(_, Body::Length(length), _) if limits.body_size.is_some_and(|limit| length > limit) => {
                 return Box::pin(refuse(conn, 413, "body_too_large", &listener, client, scheme)).await;
             }
@@ -131,13 +134,13 @@ pub(super) async fn serve(Accepted { stream, peer, proxied, listener }: Accepted
                     };
                     match outcome {
                         Some(Outcome::Keep) => continue,
-                        Some(Outcome::Close) => return Box::pin(conn.end(&leftover)).await,
+                        Some(Outcome::Close) => return Box::pin(end(conn, &leftover, &listener)).await,
                         None => {}
                     }
                 }
                 match Box::pin(exchange(conn, head, body, connection.clone(), &listener)).await {
                     Some(reusable) => conn = reusable,
-                    None if clock.is_taken() => return Box::pin(leftover.linger()).await,
+                    None if clock.is_taken() => return Box::pin(linger(&leftover, &listener)).await,
                     // Of what passed our reading Pingora refuses nothing, as far as tests can show.
                     None => return refused_unseen(&listener.name, client, scheme, &listener.observers),
                 }
@@ -164,8 +167,10 @@ enum Unproxied {
 /// Waits for a PROXY header, which a proxy sends at once: the time runs from the beginning. `None`: it speaks for itself.
 async fn proxied_client(conn: &mut Conn, listener: &Listener) -> Result<Option<SocketAddr>, Unproxied> {
     let limits = listener.limits();
-    let due = limits.header_timeout.or(limits.idle_timeout).map(|timeout| Instant::now() + timeout);
-    let mut closing = pin!(listener.drain.closing_idle());
+    let since = Instant::now();
+    let due = limits.header_timeout.or(limits.idle_timeout).map(|timeout| since + timeout);
+    let mut waiting = pin!(listener.drain.closing_idle());
+    let mut closing = Closing::new(&listener.drain, waiting.as_mut());
     poll_fn(|cx| {
         loop {
             match read(conn.ahead()) {
@@ -184,11 +189,13 @@ async fn proxied_client(conn: &mut Conn, listener: &Listener) -> Result<Option<S
                 Poll::Ready(_) => return Poll::Ready(Err(Unproxied::Left)),
                 Poll::Pending => {}
             }
-            if !begun && closing.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Unproxied::Left));
-            }
-            let Some(due) = due else { return Poll::Pending };
-            return conn.poll_until(due, cx).map(|()| Err(Unproxied::Refused("proxy_header_timeout")));
+            let last = closing.poll(cx).map(|last| if begun { last } else { last.min(since + UNFINISHED) });
+            let Some(due) = sooner(due, last) else { return Poll::Pending };
+            return conn.poll_until(due, cx).map(|()| match last {
+                Some(_) if !begun => Err(Unproxied::Left),
+                Some(last) if last == due => Err(Unproxied::Refused(STOPPING)),
+                _ => Err(Unproxied::Refused("proxy_header_timeout")),
+            });
         }
     })
     .await
@@ -200,19 +207,25 @@ fn drop_unanswered(reason: &'static str, listener: &Listener, client: Client) {
     refused_silently(&Refused { status: 400, reason, listener, client, scheme: Scheme::Http, seen: b"" }, observers);
 }
 
-/// Waits for a head. One that has begun may be finished while the process stops; none is begun any more.
-async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, closing: &mut Closing<'_, F>) -> Next {
+/// Waits for a head. While the process stops, one that has begun has a moment more, and so has the first of a connection that was just made,
+/// since who connects has something to ask; none is begun any more.
+async fn next<F: Future<Output = ()>>(
+    conn: &mut Conn,
+    limits: &ListenerLimits,
+    closing: &mut Closing<'_, F>,
+    first: bool,
+) -> Next {
     let mut seen = 0;
     let mut rows = Rows::default();
     let mut begun = !conn.ahead().is_empty();
     // Set when there is something to wait for: the time is not read for a head that is there already.
-    let mut due = None;
+    let mut since = None;
     poll_fn(|cx| {
         loop {
             if conn.ahead().len() > seen {
                 if !begun {
                     begun = true;
-                    due = None;
+                    since = None;
                 }
                 match scan(conn.ahead(), seen, limits, &mut rows) {
                     Scan::Partial => seen = conn.ahead().len(),
@@ -227,14 +240,16 @@ async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, 
                 Poll::Ready(_) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {}
             }
-            if !begun && closing.poll(cx) {
+            let last = closing.poll(cx);
+            if last.is_some() && !begun && !first {
                 return Poll::Ready(Next::Closed);
             }
+            let since = *since.get_or_insert_with(Instant::now);
+            let last = last.map(|last| if begun { last } else { last.min(since + UNFINISHED) });
             let timeout = if begun { limits.header_timeout } else { limits.idle_timeout };
-            let Some(due) = *due.get_or_insert_with(|| timeout.map(|timeout| Instant::now() + timeout)) else {
-                return Poll::Pending;
-            };
+            let Some(due) = sooner(timeout.map(|timeout| since + timeout), last) else { return Poll::Pending };
             return match conn.poll_until(due, cx) {
+                Poll::Ready(()) if begun && last == Some(due) => Poll::Ready(Next::Refused(408, STOPPING)),
                 Poll::Ready(()) if begun => Poll::Ready(Next::Refused(408, "head_timeout")),
                 Poll::Ready(()) => Poll::Ready(Next::Closed),
                 Poll::Pending => Poll::Pending,
@@ -242,6 +257,24 @@ async fn next<F: Future<Output = ()>>(conn: &mut Conn, limits: &ListenerLimits, 
         }
     })
     .await
+}
+
+pub(super) fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
+/// Ends a connection whose last answer has been given.
+async fn end(conn: Conn, leftover: &Leftover, listener: &Listener) {
+    conn.end().await;
+    linger(leftover, listener).await;
+}
+
+/// Lets a client hear its answer that still sends. Nobody who stops waits for that longer than for what was begun.
+async fn linger(leftover: &Leftover, listener: &Listener) {
+    tokio::select! {
+        () = leftover.linger() => {}
+        () = listener.drain.closing_unfinished() => {}
+    }
 }
 
 /// One request through Pingora. `Some`: the connection can carry another.

@@ -2,17 +2,21 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 const STARTING: u8 = 0;
 const LISTENING: u8 = 1;
 const STOPPING: u8 = 2;
 const CLOSING: u8 = 3;
+
+/// How long a client then has to end what it has begun: a head, a handshake.
+pub(super) const UNFINISHED: Duration = Duration::from_secs(1);
 
 /// The state of stopping, and the connections that are still open.
 #[derive(Default)]
@@ -22,7 +26,8 @@ pub(crate) struct Drain {
     closing: AtomicBool,
     /// Wakes whoever would wait for a new connection.
     close: Notify,
-    idle_closing: AtomicBool,
+    /// Set once connections should not wait for a request any more: until when one that has begun may come.
+    last_moment: OnceLock<Instant>,
     /// Wakes connections that wait for a request.
     close_idle: Notify,
     /// Wakes whoever waits until every listener accepts.
@@ -102,15 +107,23 @@ impl Drain {
 
     /// Waits until no connection should wait for a request any more.
     pub(super) async fn closing_idle(&self) {
-        wait_for(&self.close_idle, || self.is_closing_idle()).await;
+        wait_for(&self.close_idle, || self.last_moment().is_some()).await;
     }
 
-    fn is_closing_idle(&self) -> bool {
-        self.idle_closing.load(Ordering::Acquire)
+    /// Waits until no connection should wait for the rest of what its client has begun.
+    pub(super) async fn closing_unfinished(&self) {
+        self.closing_idle().await;
+        if let Some(last) = self.last_moment() {
+            tokio::time::sleep_until(last).await;
+        }
+    }
+
+    fn last_moment(&self) -> Option<Instant> {
+        self.last_moment.get().copied()
     }
 
     /// Stops: returns once no connection is open, or after `limit`. For `linger`, connections may still bring the request that their
-    /// client is about to send. Says how many were still open.
+    /// client is about to send; what has begun by then has [`UNFINISHED`] more. Says how many were still open.
     pub(super) async fn run(&self, limit: Duration, linger: Duration) -> usize {
         self.phase.fetch_max(CLOSING, Ordering::AcqRel);
         self.closing.store(true, Ordering::Release);
@@ -119,7 +132,7 @@ impl Drain {
         let ended = async {
             // On time-out the idle ones are still there.
             let _ = tokio::time::timeout(linger, wait_for(&self.empty, empty)).await;
-            self.idle_closing.store(true, Ordering::Release);
+            self.last_moment.get_or_init(|| Instant::now() + UNFINISHED);
             self.close_idle.notify_waiters();
             wait_for(&self.empty, empty).await;
         };
@@ -144,16 +157,15 @@ impl<'a, F: Future<Output = ()>> Closing<'a, F> {
         Self { drain, waiting, entered: None }
     }
 
-    /// Whether it should close; if not, the task is woken once it should.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.drain.is_closing_idle() {
-            return true;
-        }
-        if self.entered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            return false;
+    /// Whether it should: until when it may wait for what has begun, and for nothing else. If not, the task is woken once it should.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        let last = self.drain.last_moment();
+        if last.is_some() || self.entered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return last;
         }
         self.entered = Some(cx.waker().clone());
-        self.waiting.as_mut().poll(cx).is_ready()
+        // It is over once there is such a moment: then it is not asked again.
+        if self.waiting.as_mut().poll(cx).is_ready() { self.drain.last_moment() } else { None }
     }
 }
 
@@ -228,10 +240,28 @@ mod tests {
                 drop(open);
             }
         });
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         assert_eq!(drain.run(Duration::from_secs(60), Duration::from_secs(5)).await, 0);
         assert_eq!(started.elapsed(), Duration::from_secs(5));
         idle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_begun_may_take_a_while_longer() {
+        let drain = Arc::new(Drain::new());
+        let open = drain.opened();
+        let begun = tokio::spawn({
+            let drain = drain.clone();
+            async move {
+                drain.closing_unfinished().await;
+                drop(open);
+            }
+        });
+        let started = Instant::now();
+        let linger = Duration::from_secs(5);
+        assert_eq!(drain.run(Duration::from_secs(60), linger).await, 0);
+        assert_eq!(started.elapsed(), linger + UNFINISHED);
+        begun.await.unwrap();
     }
 
     #[tokio::test]
@@ -244,12 +274,12 @@ mod tests {
                 let mut waiting = std::pin::pin!(drain.closing_idle());
                 let mut closing = Closing::new(&drain, waiting.as_mut());
                 for _ in 0..3 {
-                    assert!(!poll_fn(|cx| Poll::Ready(closing.poll(cx))).await);
+                    assert_eq!(poll_fn(|cx| Poll::Ready(closing.poll(cx))).await, None);
                     asked.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                 }
                 told.notify_one();
-                poll_fn(|cx| if closing.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+                poll_fn(|cx| closing.poll(cx).map_or(Poll::Pending, |_| Poll::Ready(()))).await;
             }
         });
         told.notified().await;

@@ -1,6 +1,6 @@
 //! The TLS handshake: bounded in time and in number, and told apart from whatever else comes to the port.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::filter::Client;
+use crate::server::connection::{STOPPING, sooner};
+use crate::server::drain::{Closing, UNFINISHED};
 use crate::server::listeners::Listener;
 use crate::server::socket::{Rewound, Socket};
 use crate::server::stream::Conn;
@@ -67,8 +69,9 @@ pub(super) async fn shake(conn: &mut Conn, terminator: &Terminator, client: Clie
         },
         _ => None,
     };
-    let due = limits.tls_handshake_timeout.map(|timeout| Instant::now() + timeout);
-    match opening(conn, due, listener).await {
+    let since = Instant::now();
+    let due = limits.tls_handshake_timeout.map(|timeout| since + timeout);
+    match opening(conn, since, due, listener).await {
         Ok(Opening::Tls) => {}
         Ok(Opening::Plaintext) => {
             listener.meter.handshake_failed("plaintext");
@@ -78,10 +81,17 @@ pub(super) async fn shake(conn: &mut Conn, terminator: &Terminator, client: Clie
         Err(failure) => return failed(&failure, client, listener),
     }
     let Some(rewound) = conn.rewind() else { return Handshake::Over };
-    let accepting = accept(rewound, terminator);
-    let accepted = match due {
-        Some(due) => tokio::time::timeout_at(due, accepting).await.unwrap_or_else(|_| Err(Failure::new("timeout"))),
-        None => accepting.await,
+    let in_time = async {
+        let accepting = accept(rewound, terminator);
+        match due {
+            Some(due) => tokio::time::timeout_at(due, accepting).await.unwrap_or_else(|_| Err(Failure::new("timeout"))),
+            None => accepting.await,
+        }
+    };
+    let accepted = tokio::select! {
+        biased;
+        accepted = in_time => accepted,
+        () = listener.drain.closing_unfinished() => Err(Failure::new(STOPPING)),
     };
     match accepted {
         Ok(Some(stream)) => {
@@ -111,9 +121,10 @@ fn failed(failure: &Failure, client: Client, listener: &Listener) -> Handshake {
     Handshake::Over
 }
 
-/// Waits for the client's first bytes, which tell what it speaks.
-async fn opening(conn: &mut Conn, due: Option<Instant>, listener: &Listener) -> Result<Opening, Failure> {
-    let mut closing = pin!(listener.drain.closing_idle());
+/// Waits for the client's first bytes, which tell what it speaks. One that has just connected has a moment for that while the process stops.
+async fn opening(conn: &mut Conn, since: Instant, due: Option<Instant>, listener: &Listener) -> Result<Opening, Failure> {
+    let mut waiting = pin!(listener.drain.closing_idle());
+    let mut closing = Closing::new(&listener.drain, waiting.as_mut());
     poll_fn(|cx| {
         loop {
             match conn.ahead() {
@@ -128,11 +139,12 @@ async fn opening(conn: &mut Conn, due: Option<Instant>, listener: &Listener) -> 
                 Poll::Ready(_) => return Poll::Ready(Ok(Opening::Nothing)),
                 Poll::Pending => {}
             }
-            if closing.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(Opening::Nothing));
-            }
-            let Some(due) = due else { return Poll::Pending };
-            return conn.poll_until(due, cx).map(|()| Err(Failure::new("timeout")));
+            let last = closing.poll(cx).map(|last| last.min(since + UNFINISHED));
+            let Some(due) = sooner(due, last) else { return Poll::Pending };
+            return conn.poll_until(due, cx).map(|()| match last {
+                Some(_) => Ok(Opening::Nothing),
+                None => Err(Failure::new("timeout")),
+            });
         }
     })
     .await

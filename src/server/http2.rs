@@ -21,6 +21,7 @@ use self::lane::StreamClient;
 use crate::config::ListenerLimits;
 use crate::filter::{Client, Scheme};
 use crate::proxy::{self, Clock, Connection, Expired, Pace, Refused, StreamBounds, refused_barely, refused_silently};
+use crate::server::drain::UNFINISHED;
 use crate::server::listeners::Listener;
 use crate::server::refusals::Refusals;
 use crate::server::stream::Conn;
@@ -29,8 +30,8 @@ use crate::tls::TlsSession;
 /// How much longer than its time an exchange may take to end by itself.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long a client may take to say that it has seen the end of the connection, once it has no request on it.
-const UNANSWERED: Duration = Duration::from_secs(2);
+/// How long a client may take to say that it has seen the end of the connection, once it has no whole request on it.
+const UNANSWERED: Duration = UNFINISHED;
 
 /// Room for pseudo-fields in a list of fields.
 const PSEUDO: usize = 8;

@@ -391,12 +391,10 @@ impl Conn {
     }
 
     /// Closes after an exchange in the express lane.
-    pub(super) async fn end(mut self, leftover: &Leftover) {
+    pub(super) async fn end(mut self) {
         if !self.clock.is_cut() {
             Shutdown::shutdown(&mut self).await;
         }
-        drop(self);
-        leftover.linger().await;
     }
 
     /// Writes bytes of our own and closes.

@@ -9,8 +9,9 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::runtime::{AdminPlan, ListenerPlan};
 use crate::server::process::Heir;
@@ -55,8 +56,11 @@ impl Drop for SocketFile {
 /// A socket that accepts, in the runtime of whoever made it.
 pub(crate) enum Socket {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, file: SocketFile },
 }
+
+/// A connection, and where it comes from unless that is this machine by a file.
+type Connected = (Wire, Option<SocketAddr>);
 
 impl Socket {
     /// With the address that it got.
@@ -68,13 +72,13 @@ impl Socket {
             }
             BoundSocket::Unix(socket, file) => {
                 let address = format!("unix:{}", file.path.display());
-                (Self::Unix { listener: UnixListener::from_std(socket)?, _file: file }, address)
+                (Self::Unix { listener: UnixListener::from_std(socket)?, file }, address)
             }
         })
     }
 
-    /// The next connection, and where it comes from unless that is this machine by a file.
-    pub(crate) async fn accept(&self) -> io::Result<(Wire, Option<SocketAddr>)> {
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> io::Result<Connected> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, client) = listener.accept().await?;
@@ -87,6 +91,50 @@ impl Socket {
             }
         }
     }
+
+    /// Takes those who have connected, `most` of them, and closes, with nothing in between: the system goes on completing connections until
+    /// the socket is closed, and resets those that nobody has taken by then. Whoever is turned away by a missing file knows at once.
+    pub(super) fn close(self, most: usize) -> Vec<io::Result<Connected>> {
+        match self {
+            Self::Tcp(listener) => {
+                let waiting = match listener.into_std() {
+                    Ok(listener) => take_all(most, || listener.accept()),
+                    Err(error) => return vec![Err(error)],
+                };
+                let opened = waiting.into_iter().map(|(stream, client)| {
+                    stream.set_nodelay(true)?;
+                    stream.set_nonblocking(true)?;
+                    Ok((Wire::Tcp(TcpStream::from_std(stream)?), Some(client)))
+                });
+                opened.collect()
+            }
+            Self::Unix { listener, file } => {
+                drop(file);
+                let waiting = match listener.into_std() {
+                    Ok(listener) => take_all(most, || listener.accept()),
+                    Err(error) => return vec![Err(error)],
+                };
+                let opened = waiting.into_iter().map(|(stream, _)| {
+                    stream.set_nonblocking(true)?;
+                    Ok((Wire::Unix(UnixStream::from_std(stream)?), None))
+                });
+                opened.collect()
+            }
+        }
+    }
+}
+
+/// All that can be had now.
+fn take_all<T>(most: usize, mut next: impl FnMut() -> io::Result<T>) -> Vec<T> {
+    let mut taken = Vec::with_capacity(most.min(64));
+    while taken.len() < most {
+        match next() {
+            Ok(one) => taken.push(one),
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    taken
 }
 
 /// An address that can't be had.
@@ -233,8 +281,16 @@ fn remove_stale(path: &Path, kind: Type) -> io::Result<()> {
     match probe.connect(&SockAddr::unix(path)?) {
         Ok(()) => Err(ErrorKind::AddrInUse.into()),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if is_of_another_kind(&error) => {
+            Err(io::Error::new(ErrorKind::AlreadyExists, "another program listens there, by a socket of another kind"))
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Whether a socket was found that speaks otherwise: in packets, say, where a stream was looked for.
+pub(super) fn is_of_another_kind(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error())
 }
 
 fn explain(error: &io::Error, address: &ListenAddress) -> String {

@@ -21,6 +21,12 @@ impl Gate {
         limit.is_none_or(|limit| self.open.load(Ordering::Acquire) < limit)
     }
 
+    /// How many more may be.
+    pub(super) fn room(&self, limit: Option<u32>) -> usize {
+        let open = self.open.load(Ordering::Acquire);
+        limit.map_or(usize::MAX, |limit| limit.saturating_sub(open) as usize)
+    }
+
     /// Counts a connection.
     pub(super) fn pass(self: &Arc<Self>) -> Passed {
         self.open.fetch_add(1, Ordering::AcqRel);
@@ -51,6 +57,7 @@ mod tests {
         let left = gate.left();
         assert!(!gate.is_open(Some(1)));
         assert!(gate.is_open(Some(2)) && gate.is_open(None));
+        assert_eq!((gate.room(Some(3)), gate.room(Some(0)), gate.room(None)), (2, 0, usize::MAX));
         drop(passed);
         left.await;
         assert!(gate.is_open(Some(1)));

@@ -29,7 +29,7 @@ use crate::upstream::Wire;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often a listener that waits for room looks whether its limit has been raised.
 const RECHECK: Duration = Duration::from_secs(1);
-/// As many as may wait in the system when the process stops: those who come while they are admitted are too late.
+/// As many as may wait in the system when the process stops.
 const LAST_MAX: usize = 4096;
 /// How often a listener says at most that it does not accept: at its limit it may be so for an instant, again and again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -200,7 +200,7 @@ impl Listener {
                     self.room(&mut full).await;
                     socket.accept().await
                 } => accepted,
-                () = self.drain.closing() => return self.last_call(&socket).await,
+                () = self.drain.closing() => break,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -209,7 +209,7 @@ impl Listener {
                     if descriptors.are_scarce_after(descriptor) {
                         tokio::select! {
                             () = self.relief(descriptors, &mut scarce) => {}
-                            () = self.drain.closing() => return,
+                            () = self.drain.closing() => break,
                         }
                     }
                 }
@@ -222,22 +222,16 @@ impl Listener {
                 }
             }
         }
+        self.last_call(socket);
     }
 
     /// Admits who has connected already: with the socket the system would reset them, and the requests that they have sent.
-    async fn last_call(self: Arc<Self>, socket: &Socket) {
-        for _ in 0..LAST_MAX {
-            if !self.gate.is_open(self.limits().connections) {
-                return;
-            }
-            tokio::select! {
-                biased;
-                accepted = socket.accept() => match accepted {
-                    Ok((stream, client)) => self.clone().admit(stream, client),
-                    Err(_) => return,
-                },
-                // The runtime has looked for others in between.
-                () = tokio::task::yield_now() => return,
+    fn last_call(self: Arc<Self>, socket: Socket) {
+        let most = self.gate.room(self.limits().connections).min(LAST_MAX);
+        for connected in socket.close(most) {
+            match connected {
+                Ok((stream, client)) => self.clone().admit(stream, client),
+                Err(error) => log::warn!("who has just connected is lost listener={} error={error}", self.name),
             }
         }
     }

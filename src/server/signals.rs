@@ -148,6 +148,9 @@ impl Signals {
             tokio::time::sleep(lame_duck).await;
             // From here on every answer says that its connection closes.
             self.proxy.http_cleanup().await;
+            // First, for whoever waits at a socket is reset when its last descriptor is closed: that is to be the listener's, which looks
+            // for them.
+            self.successors.let_go();
             tokio::join!(self.drain.run(self.times.drain, linger), async { self.successors.leave() }).0
         };
         tokio::select! {

@@ -1,11 +1,14 @@
 //! The new side: asks the running process for its sockets, and tells it when it can go.
 
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_peercred};
 use rustix::process::geteuid;
@@ -13,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Tenure;
 use super::wire::{self, PROTOCOL, Packet, Role};
+use crate::server::bind::is_of_another_kind;
 use crate::server::private;
 use crate::types::ListenAddress;
 
@@ -34,6 +38,14 @@ pub(crate) enum UpgradeError {
         path: String,
         /// What the system says.
         reason: io::Error,
+    },
+    /// What is there is none of ours.
+    #[error("`upgrade_sock: {path}`: {what}, and no process of Ravelin's to take over from")]
+    Foreign {
+        /// `upgrade_sock`.
+        path: String,
+        /// What it is.
+        what: &'static str,
     },
     /// Somebody else is there.
     #[error("{path} belongs to user id {uid}, and is not trusted")]
@@ -81,10 +93,20 @@ impl Predecessor {
     /// # Errors
     /// Nobody listens at `path` within `wait`, or what listens there is not to be trusted or does not hand on what it has.
     pub(in crate::server) fn find(path: &Path, wait: Duration, user: Option<u32>, tenure: &Tenure) -> Result<Self, UpgradeError> {
-        let socket = connect(path, wait).map_err(|reason| UpgradeError::Nobody { path: path.display().to_string(), reason })?;
+        let shown = || path.display().to_string();
+        if let Some(what) = foreign(path) {
+            return Err(UpgradeError::Foreign { path: shown(), what });
+        }
+        let socket = connect(path, wait).map_err(|reason| {
+            if is_of_another_kind(&reason) {
+                UpgradeError::Foreign { path: shown(), what: "this is another program's socket" }
+            } else {
+                UpgradeError::Nobody { path: shown(), reason }
+            }
+        })?;
         let uid = socket_peercred(&socket).map_err(cut)?.uid.as_raw();
         if uid != 0 && uid != geteuid().as_raw() && Some(uid) != user {
-            return Err(UpgradeError::Stranger { path: path.display().to_string(), uid });
+            return Err(UpgradeError::Stranger { path: shown(), uid });
         }
         for direction in [Timeout::Recv, Timeout::Send] {
             set_socket_timeout(&socket, direction, Some(PATIENCE)).map_err(cut)?;
@@ -180,6 +202,16 @@ fn wait_for_end(socket: &OwnedFd) -> bool {
     }
 }
 
+/// What is there, if that is no socket at all.
+fn foreign(path: &Path) -> Option<&'static str> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    match kind {
+        _ if kind.is_socket() => None,
+        _ if kind.is_dir() => Some("this is a folder"),
+        _ => Some("this is a file that is no socket"),
+    }
+}
+
 fn connect(path: &Path, wait: Duration) -> io::Result<OwnedFd> {
     let address = SocketAddrUnix::new(path)?;
     let until = Instant::now() + wait;
@@ -187,7 +219,7 @@ fn connect(path: &Path, wait: Duration) -> io::Result<OwnedFd> {
         let socket = wire::socket()?;
         match rustix::net::connect(socket.as_fd(), &address) {
             Ok(()) => return Ok(socket),
-            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Err(error) if Instant::now() >= until || error == Errno::PROTOTYPE => return Err(error.into()),
             Err(_) => thread::sleep(PAUSE),
         }
     }

@@ -65,9 +65,13 @@ impl Successors {
         found.ok()?.ok()?.clone()
     }
 
-    /// Lets go of the sockets, and tells the successor that they are its own.
-    pub(in crate::server) fn leave(&self) {
+    /// Lets go of the sockets: once listeners close theirs too, nobody is left waiting at one that this process alone has open.
+    pub(in crate::server) fn let_go(&self) {
         *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Tells the successor that the sockets are its own.
+    pub(in crate::server) fn leave(&self) {
         if let Some(successor) = self.now()
             && let Err(error) = wire::send(&*successor.socket, &Packet::Draining, None)
         {

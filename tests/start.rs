@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use support::tls::Authority;
 use support::{Deadline, Launch, Ravelin, Signal, free_port, get};
 
 fn set_mode(path: &Path, mode: u32) {
@@ -121,6 +122,43 @@ fn a_file_that_the_user_may_not_read_changes_nothing() {
     assert!(taken.is_some(), "once it may be read it is taken\n{}", ravelin.log().text());
 }
 
+/// What was read as root and can't be read again is said at once, and not at the reload that needs it.
+#[test]
+fn files_that_the_user_may_not_read_are_named_at_the_start() {
+    let Some(directory) = roots_own() else { return };
+    let at = |name: &str| directory.path().join(name);
+    let issued = Authority::new("ca").issue(&["a.example"]);
+    issued.write(directory.path(), "a");
+    fs::write(at("page.html"), "not here").unwrap();
+    fs::create_dir(at("conf.d")).unwrap();
+    fs::write(at("conf.d/routes.yaml"), "routes: {all: {respond: {}}}\n").unwrap();
+    let tls = "{cert: a.pem, key: a.key}";
+    let file = format!(
+        "user: nobody\nlisteners: {{main: {{address: 127.0.0.1:0, tls: {{certificates: [{tls}]}}}}}}\ninclude: [conf.d/*.yaml]\n\
+         errors: {{404: {{file: page.html}}}}\n"
+    );
+    fs::write(at("ravelin.yaml"), file).unwrap();
+    let names = ["ravelin.yaml", "conf.d/routes.yaml", "page.html", "a.pem", "a.key"];
+    let said = |readable: u32| {
+        names.iter().for_each(|name| set_mode(&at(name), readable));
+        set_mode(&at("conf.d"), 0o755);
+        // The log before it listens: whoever has to wait for a reload has not been told.
+        serving(directory.path()).log().text()
+    };
+    let line = |name: &str| format!("a reload would be refused path={} uid=65534", at(name).canonicalize().unwrap().display());
+    let log = said(0o600);
+    for name in names {
+        assert_eq!(log.matches(&line(name)).count(), 1, "{name}\n{log}");
+    }
+    let log = said(0o644);
+    assert!(!log.contains("a reload would be refused"), "{log}");
+    // A folder that is closed to the user hides what is in it.
+    set_mode(&at("conf.d"), 0o700);
+    let log = serving(directory.path()).log().text();
+    assert_eq!(log.matches("a reload would be refused").count(), 1, "{log}");
+    assert!(log.contains(&line("conf.d/routes.yaml")), "{log}");
+}
+
 /// Unix sockets belong to whom the process becomes, and go with it, where that user may take them away. What must stay is said once for
 /// each, and is in nobody's way at the next start.
 #[test]
@@ -201,6 +239,20 @@ fn an_upgrade_leaves_the_sockets_to_the_user() {
     assert!(new.wait_for_exit(Deadline::standard()).unwrap().success());
     let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}\n{}\n{}", old.log().text(), new.log().text());
+}
+
+/// What the system lets it have, it takes, and says so.
+#[test]
+fn as_many_descriptors_are_asked_for_as_the_system_allows() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("ravelin.yaml"), "listeners: {main: {address: 127.0.0.1:0}}\nroutes: {all: {respond: {}}}\n")
+        .unwrap();
+    let mut ravelin = Launch::new(directory.path()).descriptors_up_to(100, 700).spawn().unwrap();
+    ravelin.ready(1, Deadline::standard()).unwrap_or_else(|problem| panic!("{problem}\n{}", ravelin.log().text()));
+    assert!(ravelin.log().text().contains("descriptors limit=700 before=100"), "{}", ravelin.log().text());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", ravelin.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().collect::<Vec<_>>()[3..], ["700", "700", "files"]);
 }
 
 /// A kernel without Landlock and without seccomp's call: the process says what is missing, and serves.

@@ -32,7 +32,8 @@ pub(crate) struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     stdout: Option<Stdio>,
-    descriptors: Option<u32>,
+    /// How many may be open, and how many at most it may ask for.
+    descriptors: Option<(u32, u32)>,
     resolver: Option<PathBuf>,
 }
 
@@ -68,7 +69,13 @@ impl Launch {
 
     /// How many descriptors it may have open, whatever it asks for.
     pub(crate) fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+        self.descriptors = Some((limit, limit));
+        self
+    }
+
+    /// How many it may have open, unless it asks for more, and how many then.
+    pub(crate) fn descriptors_up_to(mut self, limit: u32, most: u32) -> Self {
+        self.descriptors = Some((limit, most));
         self
     }
 
@@ -83,9 +90,10 @@ impl Launch {
         let program = program();
         // The shell becomes the program: the process id stays.
         let mut command = match (self.descriptors, &self.resolver) {
-            (Some(limit), _) => {
+            (Some((limit, most)), _) => {
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {limit} && exec \"$0\" \"$@\"")).arg(program);
+                let limits = format!("ulimit -S -n {limit} && ulimit -H -n {most}");
+                shell.arg("-c").arg(format!("{limits} && exec \"$0\" \"$@\"")).arg(program);
                 shell
             }
             (None, Some(file)) => {

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use landlock::{
     ABI, Access, AccessFs, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::fs::access;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_no_new_privs,
 };
@@ -43,6 +45,7 @@ impl Sandbox {
             "none to gain"
         };
         let capabilities = dropped_capabilities();
+        tell_of_unreadable(&places.files);
         let growing = places.growing();
         let (landlock, readable) = if settings.landlock { landlock(places) } else { (Outcome::Off, None) };
         let seccomp = if settings.seccomp { seccomp() } else { Outcome::Off };
@@ -105,6 +108,20 @@ fn dropped_capabilities() -> &'static str {
         Err(error) => {
             log::warn!("hardening: capabilities can't be given up error={error}");
             "kept"
+        }
+    }
+}
+
+/// Names the files of the configuration that have been read and could not be read again: as the user that the process has become, and without
+/// root's right to read what is others'.
+fn tell_of_unreadable(files: &[PathBuf]) {
+    for file in files {
+        if access(file, rustix::fs::Access::READ_OK) == Err(Errno::ACCESS) {
+            log::warn!(
+                "a file of the configuration can't be read by this process, as what it is now: a reload would be refused path={} uid={}",
+                file.display(),
+                geteuid().as_raw(),
+            );
         }
     }
 }

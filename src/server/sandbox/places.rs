@@ -51,6 +51,8 @@ const SHARED: &[&str] =
 /// What stays open to the process.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Places {
+    /// The files of the configuration.
+    pub(super) files: Vec<PathBuf>,
     pub(super) read: Vec<PathBuf>,
     /// Folders in which files are written, made and removed.
     pub(super) write: Vec<PathBuf>,
@@ -74,6 +76,7 @@ impl Places {
         }
         for file in files.iter().map(PathBuf::as_path).chain(boot.pingora.ca_file.as_deref().map(Path::new)) {
             places.read_with_neighbours(file);
+            places.files.push(absolute(file));
         }
         if let Some(LogOutput::File(path)) = boot.access_log.as_ref().map(|log| &log.output) {
             places.write_in(&path.value);

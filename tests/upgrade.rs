@@ -1,6 +1,6 @@
 //! Upgrades, the background and the supervisor: real processes that take each other's place.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail loudly")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
 mod support;
 
@@ -9,14 +9,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::{Action, Answer, Connection, Deadline, Halfway, Launch, Origin, Outgoing, Ravelin, Signal, full};
-
-const CLIENTS: usize = 3;
+use support::tls::Authority;
+use support::{
+    Action, Answer, Connection, Deadline, Halfway, Launch, Load, Mirror, NAME, Origin, Outgoing, Ravelin, Signal, full,
+};
 
 /// A folder with a configuration, and the processes that run it one after the other.
 struct Place(tempfile::TempDir);
@@ -143,50 +142,26 @@ fn two_hundred_listeners_a_unix_socket_and_the_admin_address_are_handed_on() {
 
 #[test]
 fn no_request_fails_while_processes_take_each_others_place() {
-    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
-    let place = Place::new(&format!(
-        "threads: 2\nlisteners: {{main: {{address: 127.0.0.1:0}}}}\n\
+    let origin = Mirror::start();
+    let place = Place::new("");
+    let authority = Authority::new("ca");
+    authority.issue(&[NAME]).write(place.path(), "a");
+    place.write(&format!(
+        "threads: 2\nlisteners:\n  plain: {{address: 127.0.0.1:0, http2: true}}\n  \
+         secure: {{address: 127.0.0.1:0, tls: {{certificates: [{{cert: a.pem, key: a.key}}]}}}}\n\
          upstreams: {{a: {{endpoints: [\"{}\"]}}}}\nroutes: {{all: {{upstream: a}}}}\n",
         origin.address()
     ));
-    let mut ravelin = place.start(&[], 1);
-    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|number| {
-            let (address, stop, answered) = (ravelin.address().to_owned(), stop.clone(), answered.clone());
-            thread::spawn(move || client(&address, number, &stop, &answered))
-        })
-        .collect();
-    for round in 0..if full() { 5 } else { 2 } {
-        ravelin = upgrade(&place, ravelin, 1);
-        let before = answered.load(Ordering::Relaxed);
-        let deadline = Deadline::standard();
-        while answered.load(Ordering::Relaxed) < before + 100 {
-            assert!(!deadline.passed(), "answers stopped in round {round}\n{}", ravelin.log().text());
-            thread::sleep(Duration::from_millis(1));
-        }
+    let mut ravelin = place.start(&[], 2);
+    let [plain, secure] = ravelin.addresses() else { panic!("{:?}", ravelin.addresses()) };
+    let load = Load::start(plain, secure, &authority);
+    let upgrades = if full() { 5 } else { 2 };
+    for _ in 0..upgrades {
+        load.until_each_has(10);
+        ravelin = upgrade(&place, ravelin, 2);
     }
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().expect("every answer of this client was a 200");
-    }
-}
-
-/// Sends requests, one after the other: over a connection for as long as it is said to live, or a new one for each.
-fn client(address: &str, number: usize, stop: &AtomicBool, answered: &AtomicU64) {
-    let mut connection = None;
-    while !stop.load(Ordering::Relaxed) {
-        let deadline = Deadline::standard();
-        let mut open = connection.take().unwrap_or_else(|| Connection::open(address, deadline).unwrap());
-        open.request(&Outgoing::get("/", "a"), deadline).unwrap();
-        let response = open.next_response(deadline).unwrap();
-        assert_eq!(response.head.status(), Some(200));
-        answered.fetch_add(1, Ordering::Relaxed);
-        let closes = response.head.values("connection").iter().any(|value| value.eq_ignore_ascii_case(b"close"));
-        if number > 0 && !closes {
-            connection = Some(open);
-        }
-    }
+    load.until_each_has(10);
+    eprintln!("{upgrades} upgrades, and answers to clients of each kind: {}", load.end());
 }
 
 #[test]
@@ -302,6 +277,39 @@ fn there_must_be_somebody_to_take_over_from() {
     );
     let said = place.refused(&["-u"]);
     assert!(said.contains("no running process to take over from at ") && said.contains("upgrade.sock"), "{said}");
+}
+
+/// What is in the place of the socket and is none of ours is named for what it is, and left alone.
+#[test]
+fn what_is_no_socket_of_upgrades_is_told_apart() {
+    let place = Place::new("");
+    let socket = place.path().join("up.sock");
+    place.write(&format!(
+        "upgrade_sock: {}\nupgrade_sock_connect_accept_max_retries: 0\nlisteners: {{main: {{address: 127.0.0.1:0}}}}\n\
+         routes: {{all: {{respond: {{}}}}}}\n",
+        socket.display()
+    ));
+    let says = |arguments: &[&str], what: &str| {
+        let said = place.refused(arguments);
+        assert!(said.contains("upgrade_sock: ") && said.contains("up.sock`: ") && said.contains(what), "{said}");
+    };
+    fs::write(&socket, "precious").unwrap();
+    says(&[], "there is a file that is no socket");
+    says(&["-u"], "this is a file that is no socket");
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
+
+    fs::remove_file(&socket).unwrap();
+    fs::create_dir(&socket).unwrap();
+    says(&[], "there is a file that is no socket");
+    says(&["-u"], "this is a folder");
+
+    fs::remove_dir(&socket).unwrap();
+    let other = UnixDatagram::bind(&socket).unwrap();
+    says(&[], "another program listens there, by a socket of another kind");
+    says(&["-u"], "this is another program's socket");
+    drop(other);
+    // Nobody has it any more: it is in nobody's way.
+    drop(place.start(&[], 1));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::deadline::Deadline;
 use super::http1::Outgoing;
 use super::runtime;
+use super::tls::Client;
 use super::wire::{Direction, Field, Head, Response, Transcript, Trouble};
 
 /// One HTTP/2 connection; each request is a stream of it.
@@ -43,9 +44,22 @@ impl H2Connection {
                 None => handshake(TcpStream::connect(address).await?).await,
             }
         };
-        let (requests, driver) = within(deadline, "the HTTP/2 handshake", handshake).map_err(io::Error::other)??;
+        Ok(Self::over(within(deadline, "the HTTP/2 handshake", handshake).map_err(io::Error::other)??))
+    }
+
+    /// Connects over TLS, as this client, and asks for this name.
+    pub(crate) fn open_secure(address: &str, client: &Client, name: &str, deadline: Deadline) -> io::Result<Self> {
+        let handshake = async {
+            let stream = TcpStream::connect(address).await?;
+            let name = rustls::pki_types::ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+            handshake(tokio_rustls::TlsConnector::from(client.config()).connect(name, stream).await?).await
+        };
+        Ok(Self::over(within(deadline, "both handshakes", handshake).map_err(io::Error::other)??))
+    }
+
+    fn over((requests, driver): Handshake) -> Self {
         let transcript = Transcript::default();
-        Ok(Self { requests, driver, streams: VecDeque::new(), left: Vec::new(), sent_at: Instant::now(), transcript })
+        Self { requests, driver, streams: VecDeque::new(), left: Vec::new(), sent_at: Instant::now(), transcript }
     }
 
     /// Opens a stream with this request.

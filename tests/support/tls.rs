@@ -168,6 +168,11 @@ impl Client {
         self
     }
 
+    /// What it remembers is shared.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::new(self.config.clone())
+    }
+
     /// Connects and asks for this name, or if it is an address for none. An error: the handshake failed, or was refused.
     pub(crate) fn connect(&self, address: &str, name: &str, deadline: Deadline) -> io::Result<Secure> {
         let socket = TcpStream::connect(address)?;
@@ -180,7 +185,7 @@ impl Client {
     /// Shakes hands on a socket that is connected.
     pub(crate) fn over(&self, mut socket: TcpStream, name: &str) -> io::Result<Secure> {
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-        let mut connection = ClientConnection::new(Arc::new(self.config.clone()), name).map_err(io::Error::other)?;
+        let mut connection = ClientConnection::new(self.config(), name).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }

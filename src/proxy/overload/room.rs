@@ -19,7 +19,7 @@ const MAX_PARTS: usize = 64;
 /// The places there are.
 pub(super) struct Room {
     taken: Arc<Taken>,
-    /// As many as threads that may run at once.
+    /// As many as threads that may run at once, in powers of two: to divide by them is a shift.
     parts: Box<[Arc<Part>]>,
 }
 
@@ -50,6 +50,7 @@ impl Room {
     }
 
     fn with(parts: usize) -> Self {
+        debug_assert!(parts.is_power_of_two());
         let taken = Arc::<Taken>::default();
         let part = || Arc::new(Part { spare: AtomicU64::new(0), taken: taken.clone() });
         Self { parts: (0..parts).map(|_| part()).collect(), taken }
@@ -57,9 +58,9 @@ impl Room {
 
     /// Takes a place, where fewer than `limit` are taken. `whole` is the limit for all kinds of requests. `Err`: how many there would be.
     pub(super) fn enter(&self, limit: u64, whole: u64) -> Result<Admitted, u64> {
-        let part = &self.parts[shard() % self.parts.len()];
+        let part = &self.parts[shard() & (self.parts.len() - 1)];
         // Twice as many may be held.
-        let lot = (whole / (2 * MARGIN * self.parts.len() as u64)).clamp(1, LOT);
+        let lot = (whole >> (2 * MARGIN * self.parts.len() as u64).ilog2()).clamp(1, LOT);
         let admitted = |count| Ok(Admitted { part: part.clone(), lot, count });
         if lot == 1 {
             // Taken under another limit.

@@ -15,6 +15,8 @@ mod differential;
 mod h2;
 #[path = "meaning/stage.rs"]
 mod stage;
+#[path = "meaning/streams.rs"]
+mod streams;
 
 use std::io;
 use std::process::ExitCode;
@@ -38,6 +40,13 @@ fn main() -> io::Result<ExitCode> {
     trials.extend(differential::trials(&sound));
     for case in cases {
         match case {
+            // No lane carries these, so it is the clients that differ.
+            Ok(case) if case.frames.is_some() => trials.extend(streams::CLIENTS.map(|client| {
+                let case = case.clone();
+                Trial::test(format!("{client}: {}", case.name), move || {
+                    streams::play(&case, client).map_err(|why| Failed::from(format!("{why}\n({})", case.source)))
+                })
+            })),
             // A difference between the lanes is a failure of one of them.
             Ok(case) => trials.extend(LANES.map(|lane| {
                 let case = case.clone();
@@ -50,5 +59,6 @@ fn main() -> io::Result<ExitCode> {
     }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     stage::clear();
+    streams::clear();
     Ok(conclusion.exit_code())
 }

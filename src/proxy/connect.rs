@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::custom::{self, Connection};
-use pingora_core::connectors::http::v2::{Connector as Streams, H2HandshakeSettings, handshake as handshake_http2};
+use pingora_core::connectors::http::v2::Connector as Streams;
 use pingora_core::connectors::l4::BindTo;
 use pingora_core::protocols::l4::ext::{connect, connect_uds};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -39,6 +39,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::proxy::Result;
 use crate::proxy::followed::Followed;
+use crate::proxy::framed;
 use crate::proxy::session::Own;
 use crate::proxy::watch::Watched;
 use crate::tls::in_words;
@@ -199,9 +200,7 @@ impl custom::Connector for Dialer {
             None => self.open(&endpoint, parties, spoken, peer.total_connection_timeout()).await?.0,
         };
         if spoken == Spoken::Http2 {
-            let mut settings = H2HandshakeSettings::new();
-            settings.max_streams = endpoint.peer().options.max_h2_streams;
-            let connection = handshake_http2(stream, settings).await?;
+            let connection = framed::handshake(stream, endpoint.peer().options.max_h2_streams).await?;
             let session =
                 connection.spawn_stream().await?.or_err(ErrorType::H2Error, "a new connection without room for a stream")?;
             if connection.more_streams_allowed() {
@@ -219,6 +218,10 @@ impl custom::Connector for Dialer {
         let wanted = DIALING.try_with(|current| current.borrow().as_ref().is_some_and(is_stream)).unwrap_or_default();
         // One that can't be used is no reason not to open another.
         let session = if wanted { self.streams.reused_http_session(peer).await.ok().flatten() } else { None }?;
+        if session.conn.is_shutting_down() {
+            // Its endpoint has just said what it must not, on another stream.
+            return None;
+        }
         let _ = DIALING.try_with(RefCell::take);
         Some(Own::of_stream(session))
     }

@@ -58,7 +58,7 @@ pub(super) fn refusal(error: &PingoraError) -> Option<Refused> {
 /// Bytes that nobody can rely on.
 #[derive(Debug, thiserror::Error)]
 #[error("the endpoint's answer can't be relied on: {0}")]
-struct Unsound(Refused);
+pub(super) struct Unsound(pub(super) Refused);
 
 /// A connection to an endpoint.
 pub(super) struct Followed {

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 use pingora_http::ResponseHeader;
 
@@ -20,7 +20,13 @@ pub(super) type Refused = &'static str;
 
 /// Others may read it in another way.
 const AMBIGUOUS: Refused = "ambiguous_response";
-const INVALID: Refused = "invalid_response";
+pub(super) const INVALID: Refused = "invalid_response";
+pub(super) const TOO_LARGE: Refused = "response_head_too_large";
+
+/// The reason code at the end of what an error says.
+pub(super) fn known(text: &str) -> Option<Refused> {
+    [AMBIGUOUS, INVALID, TOO_LARGE, "informational_flood", "http2_flood"].into_iter().find(|reason| text.ends_with(reason))
+}
 
 /// How a response's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +52,11 @@ pub(super) fn head<'head, 'text>(
     space: &'head mut [MaybeUninit<Header<'text>>],
 ) -> Result<Option<usize>, Refused> {
     match ParserConfig::default().parse_response_with_uninit_headers(read, text, space) {
-        Ok(Status::Complete(length)) if length > HEAD_MAX => Err("response_head_too_large"),
+        Ok(Status::Complete(length)) if length > HEAD_MAX => Err(TOO_LARGE),
         Ok(Status::Complete(length)) if has_bare_line_feed(&text[..length]) => Err(AMBIGUOUS),
         Ok(Status::Complete(length)) => Ok(Some(length)),
         Ok(Status::Partial) if text.len() <= HEAD_MAX => Ok(None),
-        Ok(Status::Partial) => Err("response_head_too_large"),
+        Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => Err(TOO_LARGE),
         Err(_) => Err(INVALID),
     }
 }
@@ -163,21 +169,58 @@ pub(super) fn number(value: &[u8]) -> Option<u64> {
 pub(super) fn judge(head: &ResponseHeader) -> Result<(), Refused> {
     let (mut size, mut lengths, mut codings) = (0, 0, 0);
     let mut sound = head.status.as_u16() < 600;
+    let over_http2 = head.version == Version::HTTP_2;
     for (name, value) in &head.headers {
         let value = value.as_bytes();
         size += name.as_str().len() + value.len();
         if *name == CONTENT_LENGTH {
             lengths += 1;
-            sound &= value.iter().all(u8::is_ascii_digit);
+            sound &= number(value).is_some();
         } else if *name == TRANSFER_ENCODING {
             codings += 1;
             sound &= value.eq_ignore_ascii_case(b"chunked") && head.version == Version::HTTP_11;
         }
+        if over_http2 && is_padded(value) {
+            return Err(INVALID);
+        }
     }
-    if size > HEAD_MAX {
-        return Err("response_head_too_large");
+    if size > HEAD_MAX || head.headers.len() > FIELDS_MAX {
+        return Err(TOO_LARGE);
     }
     if sound && lengths + codings <= 1 { Ok(()) } else { Err(AMBIGUOUS) }
+}
+
+/// Whether a blank stands around a value: over HTTP/2 it would be part of it, and is taken off elsewhere (RFC 9113 §8.2.1).
+fn is_padded(value: &[u8]) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.first()) || is_blank(value.last())
+}
+
+/// Judges what an endpoint on HTTP/2 says behind the body: nothing that frames or steers a message may stand there (RFC 9110 §6.5.1).
+///
+/// # Errors
+/// The reason code.
+pub(super) fn trailers(fields: &HeaderMap) -> Result<(), Refused> {
+    const IN_FRONT: [&str; 10] = [
+        "connection",
+        "content-length",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let size: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > HEAD_MAX || fields.len() > FIELDS_MAX {
+        return Err(TOO_LARGE);
+    }
+    if fields.keys().any(|name| IN_FRONT.contains(&name.as_str())) {
+        return Err(AMBIGUOUS);
+    }
+    if fields.values().any(|value| is_padded(value.as_bytes())) { Err(INVALID) } else { Ok(()) }
 }
 
 /// Takes the framing off a head that has no body (RFC 9110 §8.6).
@@ -211,6 +254,8 @@ mod tests {
             &[("content-length", "5"), ("content-length", "5")][..],
             &[("content-length", "5, 5")],
             &[("content-length", "+5")],
+            &[("content-length", "05")],
+            &[("content-length", "")],
             &[("content-length", "5"), ("transfer-encoding", "chunked")],
             &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
             &[("transfer-encoding", "gzip, chunked")],
@@ -218,7 +263,43 @@ mod tests {
         ] {
             assert_eq!(judged(fields), Err("ambiguous_response"), "{fields:?}");
         }
-        assert_eq!(judged(&[("x-a", &"a".repeat(HEAD_MAX))]), Err("response_head_too_large"));
+        assert_eq!(judged(&[("x-a", &"a".repeat(HEAD_MAX))]), Err(TOO_LARGE));
+    }
+
+    #[test]
+    fn over_http2_a_value_is_all_that_stands_there() {
+        let judged = |value: &'static str| {
+            let mut head = ResponseHeader::build(200, None).unwrap();
+            head.set_version(Version::HTTP_2);
+            head.append_header("x-a", value).unwrap();
+            judge(&head)
+        };
+        assert_eq!((judged("a b"), judged("")), (Ok(()), Ok(())));
+        for value in [" a", "a ", "\ta", "a\t", " "] {
+            assert_eq!(judged(value), Err(INVALID), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_counted() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for _ in 0..=FIELDS_MAX {
+            assert_eq!(judge(&head), Ok(()));
+            head.append_header("x-a", "").unwrap();
+        }
+        assert_eq!(judge(&head), Err(TOO_LARGE));
+    }
+
+    #[test]
+    fn trailers_frame_nothing() {
+        let judged = |name: &'static str, value: &'static str| {
+            trailers(&HeaderMap::from_iter([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))]))
+        };
+        assert_eq!((judged("grpc-status", "0"), judged("x-a", "")), (Ok(()), Ok(())));
+        for name in ["content-length", "transfer-encoding", "host", "connection", "te", "trailer", "upgrade"] {
+            assert_eq!(judged(name, "1"), Err(AMBIGUOUS), "{name}");
+        }
+        assert_eq!(judged("x-a", " 1"), Err(INVALID));
     }
 
     fn read(text: &str) -> Result<Option<usize>, Refused> {

@@ -19,7 +19,7 @@ use crate::proxy::{Ctx, Proxy, Result, affinity, followed};
 
 /// Fields between two hops (RFC 9110 §7.6.1), apart from `Connection`, which is seen to by itself, and `Transfer-Encoding`, by which
 /// Pingora frames the body anew.
-const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+const HOP_BY_HOP: [&str; 6] = ["http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
 
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {

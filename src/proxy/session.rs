@@ -4,8 +4,10 @@
 //! Of a stream Pingora knows one time for head and body alike, which nobody can change once it has begun, so a deadline of the exchange
 //! could not end it otherwise than by a reset. Here the clock is looked at whenever a stream is waited for, as `followed` does for connections.
 //! And an endpoint may answer before it has the whole request, and ask for no more of it by a reset without an error: its answer counts
-//! (RFC 9113 §8.1), where Pingora would cut it.
+//! (RFC 9113 §8.1), where Pingora would cut it. What can't be relied on fails the read, as over HTTP/1: heads and trailers are judged here, and what
+//! the h2 crate refuses, or `framed` below it, is told in our words.
 
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -31,8 +33,10 @@ use pingora_core::{Error as PingoraError, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Sleep;
 
+use crate::proxy::followed::Unsound;
 use crate::proxy::hedge::Hedges;
-use crate::proxy::{Expired, Result, ctx};
+use crate::proxy::judge::{INVALID, Refused, judge, number, trailers};
+use crate::proxy::{Expired, Result, ctx, framed};
 
 /// A session of ours.
 pub(crate) struct Own {
@@ -187,6 +191,21 @@ impl Stream {
         Self { session, limit: None, patience: None, timer: None, length: None, received: 0, late: false }
     }
 
+    /// What the endpoint said can't be relied on. Neither can what else it says on this connection: no further request goes there.
+    fn unsound(&self, refused: Refused) -> Box<PingoraError> {
+        self.session.conn.mark_shutdown();
+        PingoraError::because(ErrorType::H2Error, "reading an answer over HTTP/2", io::Error::other(Unsound(refused)))
+    }
+
+    /// Likewise, if that is why it could not be read.
+    fn looked_at<T>(&self, read: Result<T>) -> Result<T> {
+        read.map_err(|error| {
+            // Pingora looks at lengths too.
+            let refused = if *error.etype() == ErrorType::InvalidHTTPHeader { Some(INVALID) } else { framed::refusal(&error) };
+            refused.map_or(error, |refused| self.unsound(refused))
+        })
+    }
+
     /// It is over. Where somebody waited in vain the connection may be dead, and carries no further request.
     fn finish(self) -> Http2Session {
         let given_up = ctx::any_clock().is_some_and(|clock| {
@@ -209,32 +228,42 @@ impl Stream {
     }
 
     async fn read_head(&mut self) -> Result<()> {
-        in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_header()).await?;
-        let length = self.session.response_header().and_then(|head| head.headers.get(CONTENT_LENGTH));
-        self.length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let read = in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_header()).await;
+        self.looked_at(read)?;
+        let Some(head) = self.session.response_header() else { return Ok(()) };
+        judge(head).map_err(|refused| self.unsound(refused))?;
+        self.length = head.headers.get(CONTENT_LENGTH).and_then(|length| number(length.as_bytes()));
         Ok(())
     }
 
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_body()).await {
+            Ok(Some(data)) if !data.is_empty() && !self.may_have_body() => Err(self.unsound(INVALID)),
             Ok(Some(data)) => {
                 self.received = self.received.saturating_add(data.len() as u64);
                 Ok(Some(data))
             }
+            // Only behind a whole answer (`framed`).
             Err(error) if asks_for_no_more(&error) && self.length.is_none_or(|length| length == self.received) => Ok(None),
-            read => read,
+            read => self.looked_at(read),
         }
     }
 
     async fn read_trailers(&mut self) -> Result<Option<HeaderMap>> {
-        in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_trailers()).await
+        let read = in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_trailers()).await;
+        let read = self.looked_at(read)?;
+        if let Some(fields) = &read {
+            trailers(fields).map_err(|refused| self.unsound(refused))?;
+        }
+        Ok(read)
     }
 
     /// Whether the response is over, after a head or a piece of the body.
     fn has_ended(&mut self, with_head: bool) -> Result<bool> {
-        let ended = self.session.check_response_end_or_error()?;
+        let ended = self.session.check_response_end_or_error();
+        let ended = self.looked_at(ended)?;
         if ended && with_head && self.length.is_some_and(|length| length > 0) && self.may_have_body() {
-            return PingoraError::e_explain(ErrorType::H2Error, "a length, and no body");
+            return Err(self.unsound(INVALID));
         }
         Ok(ended)
     }

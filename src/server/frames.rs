@@ -5,16 +5,9 @@
 //! are taken up, small pieces of data. What it does not bound is how often it is made to answer or to begin something: PING, SETTINGS,
 //! PRIORITY, WINDOW_UPDATE, and requests that are reset once they are on their way upstream. Pure: the time is an argument.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What is spent on frames of one kind: so many at once, and so many a second for ever.
-#[derive(Debug, Clone, Copy)]
-struct Purse {
-    left: f64,
-    most: f64,
-    per_second: f64,
-    filled: Option<Instant>,
-}
+use crate::proxy::Purse;
 
 /// PING, SETTINGS, PRIORITY, CONTINUATION, frames of unknown kinds, and DATA that is empty. A gRPC client sends a PING with each burst of
 /// data; nobody sends hundreds a second for long.
@@ -166,25 +159,6 @@ impl Block {
     }
 }
 
-impl Purse {
-    const fn new(most: f64, per_second: f64) -> Self {
-        Self { left: most, most, per_second, filled: None }
-    }
-
-    fn earn(&mut self, share: f64) {
-        self.left = (self.left + share).min(self.most);
-    }
-
-    /// `false`: there is nothing left.
-    fn spend(&mut self, now: Instant) -> bool {
-        let passed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
-        self.filled = Some(now);
-        self.earn(passed.as_secs_f64() * self.per_second);
-        self.left -= 1.0;
-        self.left >= 0.0
-    }
-}
-
 /// Frames that make the h2 crate say GOAWAY with ENHANCE_YOUR_CALM and close, in the place of the client's: a header block in more pieces
 /// than any is allowed to have. What it writes stays in one order that way, and streams end as they would for a flood that it sees itself.
 pub(super) fn last_straw() -> Vec<u8> {
@@ -200,6 +174,8 @@ pub(super) fn last_straw() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
@@ -275,16 +251,15 @@ mod tests {
         for byte in &whole {
             assert_eq!(frames.take(std::slice::from_ref(byte), || now), None);
         }
-        assert_eq!(frames.control.left, 998.0);
+        assert_eq!(frames.control.left(), 998.0);
         assert_eq!((frames.skip, frames.have), (0, 0));
     }
 
     #[test]
     fn the_frame_that_is_too_many_is_pointed_at() {
         let mut frames = begun();
-        frames.control.left = 1.0;
         let now = Instant::now();
-        frames.control.filled = Some(now);
+        frames.control = Purse::new(1.0, 0.0);
         let bytes = [frame(6, 0, 8), frame(6, 0, 8)].concat();
         assert_eq!(frames.take(&bytes, || now), Some(2 * HEAD + 8));
         assert_eq!(frames.rest(), 8);

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::{Limits, ListenerLimits, parse};
 use crate::filter::Registry;
-use crate::proxy::{Chunks, Rows, express_fuzzing};
+use crate::proxy::{Chunks, Rows, express_fuzzing, found_alike};
 use crate::server::agreement::{agrees_on_body, agrees_on_head, block_on};
 use crate::server::frames::Frames;
 use crate::server::head::{self, Scan};
@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("express_head", express_head),
     ("express_response", express_response),
     ("forwarded_for", forwarded_for),
+    ("h2_answers", h2_answers),
     ("h2_frames", h2_frames),
     ("head", head),
     ("host", host),
@@ -111,6 +112,11 @@ pub fn chunks(data: &[u8]) {
     assert!(whole.is_broken() || taken == passed);
     let half = data.len() / 2;
     block_on(agrees_on_body(&[data[..half].to_vec(), data[half..].to_vec()]));
+}
+
+/// The frames of an endpoint on HTTP/2, header blocks included: found alike however they are cut.
+pub fn h2_answers(data: &[u8]) {
+    found_alike(data);
 }
 
 /// The frames of an HTTP/2 client: found alike however they are cut.

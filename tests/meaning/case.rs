@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::streams;
+
 /// Where the corpus is.
 pub(crate) const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hostile");
 
@@ -26,6 +28,8 @@ pub(crate) struct Case {
     pub(crate) half_closes: bool,
     /// What the origin answers; `None`: 200.
     pub(crate) answer: Option<Vec<u8>>,
+    /// What it answers over HTTP/2: the case is about an endpoint that speaks that.
+    pub(crate) frames: Option<Vec<Sent>>,
     /// What the origin does then.
     pub(crate) then: Then,
     pub(crate) verdict: Verdict,
@@ -50,6 +54,17 @@ pub(crate) enum Frame {
     Data(Vec<u8>, bool),
 }
 
+/// A frame of an origin's, sent so many times.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) times: usize,
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    /// `None`: the stream of the request.
+    pub(crate) stream: Option<u32>,
+    pub(crate) payload: Vec<u8>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
     NextRequest,
@@ -69,8 +84,10 @@ pub(crate) enum Verdict {
     Arrives(Vec<u8>),
     /// The client sees exactly this, but for the fields that Ravelin adds.
     Delivered(Vec<u8>),
-    /// The client gets the head and not the whole body.
-    Cut,
+    /// The client gets the head and not the whole body, for this reason, if one is to be recorded.
+    Cut(Option<String>),
+    /// The client gets a whole answer without a body, and nothing more: its connection ends, for this reason.
+    Ended(String),
     /// The head may have gone on before the trick could be seen: the origin sees one request at most, and nothing of the trick.
     Harmless,
 }
@@ -117,13 +134,14 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
                 verdict = Some(Verdict::Refused(Some((status, reason.to_owned()))));
             }
             ("aborted", reason) => verdict = Some(Verdict::Aborted(reason.to_owned())),
-            ("cut", _) => verdict = Some(Verdict::Cut),
+            ("cut", reason) => verdict = Some(Verdict::Cut((!reason.is_empty()).then(|| reason.to_owned()))),
+            ("ended", reason) => verdict = Some(Verdict::Ended(reason.to_owned())),
             ("harmless", _) => verdict = Some(Verdict::Harmless),
             _ => return Err(wrong(&format!("unknown line `{line}`"))),
         }
     }
     let mut request = Request::Http1(b"GET /case HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
-    let (mut answer, mut later) = (None, None);
+    let (mut answer, mut later, mut sent) = (None, None, None);
     for section in sections {
         let (title, body) = section.split_once('\n').unwrap_or((section, ""));
         match title.trim_end() {
@@ -131,6 +149,7 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
             "http2" => request = Request::Http2(frames(body).map_err(|what| wrong(&what))?),
             "later" => later = Some(bytes(body).map_err(|what| wrong(&what))?),
             "origin" => answer = Some(bytes(body).map_err(|what| wrong(&what))?),
+            "http2 origin" => sent = Some(streams::frames(body).map_err(|what| wrong(&what))?),
             "arrives" => verdict = Some(Verdict::Arrives(bytes(body).map_err(|what| wrong(&what))?)),
             "client" => verdict = Some(Verdict::Delivered(bytes(body).map_err(|what| wrong(&what))?)),
             other => return Err(wrong(&format!("unknown section `{other}`"))),
@@ -154,6 +173,7 @@ fn parse(file: &Path, text: &str) -> Result<Case, String> {
         early,
         half_closes,
         answer,
+        frames: sent,
         then,
         verdict,
         spoils_origin,
@@ -170,7 +190,7 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-fn unescaped(mut text: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn unescaped(mut text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     while let Some(next) = text.chars().next() {
         let after = &text[next.len_utf8()..];

@@ -28,7 +28,7 @@ pub(crate) fn play(case: &Case, lane: &'static str) -> Result<(), String> {
     };
     let mut stage = free.unwrap_or_else(|| Stage::new(lane));
     stage.play(case)?;
-    if !matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut | Verdict::Harmless) {
+    if !matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut(_) | Verdict::Harmless) {
         FREE.lock().unwrap_or_else(PoisonError::into_inner).push(stage);
     }
     Ok(())
@@ -79,7 +79,7 @@ impl Stage {
         let address = listener(&self.ravelin, &case.listener);
         let deadline = Deadline::standard();
         let came = match &case.request {
-            Request::Http1(bytes) => self.http1(case, bytes, &address, &same, deadline),
+            Request::Http1(bytes) => http1(case, bytes, &address, &same, deadline),
             Request::Http2(frames) => {
                 let answer = h2::exchange(&address, frames, deadline).map_err(|error| format!("HTTP/2: {error}"))?;
                 judge_http2(case, &answer)
@@ -92,115 +92,8 @@ impl Stage {
         if answered.head.status() != Some(200) || answered.body != next.as_bytes() {
             return Err(format!("the next client got the wrong answer:\n{}{}", shown(&answered.head.raw), shown(&answered.body)));
         }
-        self.reason(case, lines, deadline)?;
+        reason(&self.ravelin, case, lines, deadline)?;
         self.arrived(case, &same, &next, came)
-    }
-
-    /// `Ok(true)`: a second request on the connection was answered too.
-    fn http1(&self, case: &Case, bytes: &[u8], address: &str, same: &str, deadline: Deadline) -> Result<bool, String> {
-        let text = |error: crate::support::Trouble| error.to_string();
-        let mut client = Connection::open(address, deadline).map_err(|error| error.to_string())?;
-        client.send(bytes).map_err(text)?;
-        if case.half_closes {
-            client.half_close();
-        }
-        let method = String::from_utf8_lossy(bytes.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
-        match &case.verdict {
-            Verdict::Refused(status) => {
-                let answer = client.response(&method, deadline).map_err(text)?;
-                let wanted = status.as_ref().map(|(status, _)| *status);
-                if answer.head.status() != wanted || answer.cut.is_some() || !answer.head.closes() {
-                    return Err(format!("answered: {:?}\n{}{}", answer.cut, shown(&answer.head.raw), shown(&answer.body)));
-                }
-                if method != "HEAD" && answer.body.is_empty() {
-                    return Err("refused without a body".to_owned());
-                }
-                nothing_more(&mut client, deadline)?;
-                Ok(false)
-            }
-            Verdict::Aborted(_) => {
-                let came = client.closed(deadline).map_err(text)?;
-                let refused = came.starts_with(b"HTTP/1.1 4") && came.windows(4).any(|end| end == b"\r\n\r\n");
-                let whole = came.windows(4).filter(|four| *four == b"HTTP").count();
-                if !(came.is_empty() || refused && whole == 1) {
-                    return Err(format!("not aborted: {}", shown(&came)));
-                }
-                Ok(false)
-            }
-            Verdict::Arrives(wanted) => {
-                let mut closes = false;
-                for request in split(wanted)? {
-                    let method =
-                        String::from_utf8_lossy(request.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
-                    let answer = client.response(&method, deadline).map_err(text)?;
-                    if answer.head.status() != Some(200) || answer.cut.is_some() {
-                        return Err(format!("answered: {:?}\n{}{}", answer.cut, shown(&answer.head.raw), shown(&answer.body)));
-                    }
-                    old_enough(bytes, &answer)?;
-                    closes = answer.head.closes();
-                }
-                if case.ends_refused {
-                    let answer = client.next_response(deadline).map_err(text)?;
-                    if answer.head.status().is_none_or(|status| status < 400) || !answer.head.closes() {
-                        return Err(format!("not refused: {}{}", shown(&answer.head.raw), shown(&answer.body)));
-                    }
-                }
-                if closes || case.half_closes || case.ends_refused {
-                    nothing_more(&mut client, deadline)?;
-                    return Ok(false);
-                }
-                client.request(&Outgoing::get(same, "same"), deadline).map_err(text)?;
-                let answer = client.next_response(deadline).map_err(text)?;
-                if answer.body != same.as_bytes() {
-                    return Err(format!(
-                        "the next request got the wrong answer:\n{}{}",
-                        shown(&answer.head.raw),
-                        shown(&answer.body)
-                    ));
-                }
-                Ok(true)
-            }
-            Verdict::Delivered(wanted) => {
-                let answer = client.response(&method, deadline).map_err(text)?;
-                if answer.cut.is_some() {
-                    return Err(format!("cut: {:?}\n{}", answer.cut, shown(&answer.head.raw)));
-                }
-                old_enough(bytes, &answer)?;
-                let interim: Vec<u8> = answer.interim.iter().flat_map(|head| without_added(&head.raw)).collect();
-                let trailers: Vec<u8> =
-                    answer.trailers.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect();
-                let came = [interim, without_added(&answer.head.raw), answer.body.clone(), trailers].concat();
-                same_bytes("the client got", &came, wanted, case)?;
-                Ok(false)
-            }
-            Verdict::Harmless => {
-                client.response(&method, deadline).map_err(text)?;
-                // A connection that is closed by now takes nothing more.
-                let _ = client.send(case.later.as_deref().unwrap_or_default());
-                client.half_close();
-                let more = client.closed(deadline).map_err(text)?;
-                if more.windows(6).any(|six| six == b"HTTP/1") && more.windows(5).any(|five| five == b" 200 ") {
-                    return Err(format!("answered again: {}", shown(&more)));
-                }
-                Ok(false)
-            }
-            Verdict::Cut => match client.response(&method, deadline) {
-                Ok(answer) if answer.cut.is_none() => Err(format!("whole: {}{}", shown(&answer.head.raw), shown(&answer.body))),
-                _ => Ok(false),
-            },
-        }
-    }
-
-    /// A refusal is in the access log with its reason.
-    fn reason(&self, case: &Case, lines: usize, deadline: Deadline) -> Result<(), String> {
-        let reason = match &case.verdict {
-            Verdict::Refused(Some((_, reason))) | Verdict::Aborted(reason) => format!("\"reason\":\"{reason}\""),
-            Verdict::Refused(None) => "\"party\":\"client\"".to_owned(),
-            _ => return Ok(()),
-        };
-        let found =
-            self.ravelin.stdout().wait_for(deadline, |all| all[lines..].iter().any(|line| line.contains(&reason)).then_some(()));
-        found.ok_or_else(|| format!("{reason} is not in the access log:\n{}", self.ravelin.stdout().lines()[lines..].join("\n")))
     }
 
     fn arrived(&self, case: &Case, same: &str, next: &str, came: bool) -> Result<(), String> {
@@ -237,7 +130,7 @@ impl Stage {
             }
             _ => {}
         }
-        let spoiled = case.spoils_origin || matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut);
+        let spoiled = case.spoils_origin || matches!(case.verdict, Verdict::Aborted(_) | Verdict::Cut(_));
         if spoiled && theirs.iter().any(|bad| ours.iter().any(|good| good.connection == bad.connection)) {
             return Err("the connection to the origin was used again".to_owned());
         }
@@ -245,7 +138,122 @@ impl Stage {
     }
 }
 
-fn judge_http2(case: &Case, answer: &h2::Answer) -> Result<bool, String> {
+/// `Ok(true)`: a second request on the connection was answered too.
+pub(crate) fn http1(case: &Case, bytes: &[u8], address: &str, same: &str, deadline: Deadline) -> Result<bool, String> {
+    let text = |error: crate::support::Trouble| error.to_string();
+    let mut client = Connection::open(address, deadline).map_err(|error| error.to_string())?;
+    client.send(bytes).map_err(text)?;
+    if case.half_closes {
+        client.half_close();
+    }
+    let method = String::from_utf8_lossy(bytes.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
+    match &case.verdict {
+        Verdict::Refused(status) => {
+            let answer = client.response(&method, deadline).map_err(text)?;
+            let wanted = status.as_ref().map(|(status, _)| *status);
+            if answer.head.status() != wanted || answer.cut.is_some() || !answer.head.closes() {
+                return Err(format!("answered: {:?}\n{}{}", answer.cut, shown(&answer.head.raw), shown(&answer.body)));
+            }
+            if method != "HEAD" && answer.body.is_empty() {
+                return Err("refused without a body".to_owned());
+            }
+            nothing_more(&mut client, deadline)?;
+            Ok(false)
+        }
+        Verdict::Aborted(_) => {
+            let came = client.closed(deadline).map_err(text)?;
+            let refused = came.starts_with(b"HTTP/1.1 4") && came.windows(4).any(|end| end == b"\r\n\r\n");
+            let whole = came.windows(4).filter(|four| *four == b"HTTP").count();
+            if !(came.is_empty() || refused && whole == 1) {
+                return Err(format!("not aborted: {}", shown(&came)));
+            }
+            Ok(false)
+        }
+        Verdict::Arrives(wanted) => {
+            let mut closes = false;
+            for request in split(wanted)? {
+                let method = String::from_utf8_lossy(request.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
+                let answer = client.response(&method, deadline).map_err(text)?;
+                if answer.head.status() != Some(200) || answer.cut.is_some() {
+                    return Err(format!("answered: {:?}\n{}{}", answer.cut, shown(&answer.head.raw), shown(&answer.body)));
+                }
+                old_enough(bytes, &answer)?;
+                closes = answer.head.closes();
+            }
+            if case.ends_refused {
+                let answer = client.next_response(deadline).map_err(text)?;
+                if answer.head.status().is_none_or(|status| status < 400) || !answer.head.closes() {
+                    return Err(format!("not refused: {}{}", shown(&answer.head.raw), shown(&answer.body)));
+                }
+            }
+            if closes || case.half_closes || case.ends_refused {
+                nothing_more(&mut client, deadline)?;
+                return Ok(false);
+            }
+            client.request(&Outgoing::get(same, "same"), deadline).map_err(text)?;
+            let answer = client.next_response(deadline).map_err(text)?;
+            if answer.body != same.as_bytes() {
+                return Err(format!(
+                    "the next request got the wrong answer:\n{}{}",
+                    shown(&answer.head.raw),
+                    shown(&answer.body)
+                ));
+            }
+            Ok(true)
+        }
+        Verdict::Delivered(wanted) => {
+            let answer = client.response(&method, deadline).map_err(text)?;
+            if answer.cut.is_some() {
+                return Err(format!("cut: {:?}\n{}", answer.cut, shown(&answer.head.raw)));
+            }
+            old_enough(bytes, &answer)?;
+            let interim: Vec<u8> = answer.interim.iter().flat_map(|head| without_added(&head.raw)).collect();
+            let trailers: Vec<u8> =
+                answer.trailers.iter().flat_map(|(name, value)| [name, &b": "[..], value, b"\r\n"].concat()).collect();
+            let came = [interim, without_added(&answer.head.raw), answer.body.clone(), trailers].concat();
+            same_bytes("the client got", &came, wanted, case)?;
+            Ok(false)
+        }
+        Verdict::Harmless => {
+            client.response(&method, deadline).map_err(text)?;
+            // A connection that is closed by now takes nothing more.
+            let _ = client.send(case.later.as_deref().unwrap_or_default());
+            client.half_close();
+            let more = client.closed(deadline).map_err(text)?;
+            if more.windows(6).any(|six| six == b"HTTP/1") && more.windows(5).any(|five| five == b" 200 ") {
+                return Err(format!("answered again: {}", shown(&more)));
+            }
+            Ok(false)
+        }
+        Verdict::Ended(_) => {
+            let answer = client.response(&method, deadline).map_err(text)?;
+            if answer.cut.is_some() || !answer.body.is_empty() {
+                return Err(format!("answered: {:?}\n{}{}", answer.cut, shown(&answer.head.raw), shown(&answer.body)));
+            }
+            nothing_more(&mut client, deadline)?;
+            Ok(false)
+        }
+        Verdict::Cut(_) => match client.response(&method, deadline) {
+            Ok(answer) if answer.cut.is_none() => Err(format!("whole: {}{}", shown(&answer.head.raw), shown(&answer.body))),
+            _ => Ok(false),
+        },
+    }
+}
+
+/// A refusal is in the access log with its reason.
+pub(crate) fn reason(ravelin: &Ravelin, case: &Case, lines: usize, deadline: Deadline) -> Result<(), String> {
+    let reason = match &case.verdict {
+        Verdict::Refused(Some((_, reason))) | Verdict::Aborted(reason) | Verdict::Cut(Some(reason)) | Verdict::Ended(reason) => {
+            format!("\"reason\":\"{reason}\"")
+        }
+        Verdict::Refused(None) => "\"party\":\"client\"".to_owned(),
+        _ => return Ok(()),
+    };
+    let found = ravelin.stdout().wait_for(deadline, |all| all[lines..].iter().any(|line| line.contains(&reason)).then_some(()));
+    found.ok_or_else(|| format!("{reason} is not in the access log:\n{}", ravelin.stdout().lines()[lines..].join("\n")))
+}
+
+pub(crate) fn judge_http2(case: &Case, answer: &h2::Answer) -> Result<bool, String> {
     match (&case.verdict, answer) {
         (Verdict::Refused(None), h2::Answer::Reset | h2::Answer::Status(400..500, _)) => Ok(false),
         (Verdict::Refused(Some((wanted, _))), h2::Answer::Status(status, body)) if status == wanted && !body.is_empty() => {
@@ -253,7 +261,8 @@ fn judge_http2(case: &Case, answer: &h2::Answer) -> Result<bool, String> {
         }
         (Verdict::Arrives(_), h2::Answer::Status(200, _)) => Ok(false),
         (Verdict::Aborted(_), h2::Answer::Reset | h2::Answer::Status(400..500, _)) => Ok(false),
-        (Verdict::Cut, h2::Answer::Reset) | (Verdict::Harmless, _) => Ok(false),
+        (Verdict::Ended(_), h2::Answer::Status(_, body)) if body.is_empty() => Ok(false),
+        (Verdict::Cut(_) | Verdict::Ended(_), h2::Answer::Reset) | (Verdict::Harmless, _) => Ok(false),
         (Verdict::Delivered(wanted), h2::Answer::Status(status, body)) => {
             let came = [format!("{status}\r\n").as_bytes(), body].concat();
             same_bytes("the client got", &came, wanted, case).map(|()| false)

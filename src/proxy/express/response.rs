@@ -52,6 +52,7 @@ impl Seen {
             10 if alike(name, b"connection") => again(&mut self.connections),
             10 => self.hop_by_hop |= is_hop_by_hop(name),
             14 if alike(name, b"content-length") => again(&mut self.lengths),
+            14 => self.hop_by_hop |= is_hop_by_hop(name),
             17 if alike(name, b"transfer-encoding") => again(&mut self.codings),
             _ => {}
         }
@@ -200,7 +201,9 @@ pub(super) fn phrase(status: u16) -> &'static str {
 
 /// Apart from `Connection`, which is seen to by itself, and from what frames the body.
 fn is_hop_by_hop(name: &[u8]) -> bool {
-    [&b"keep-alive"[..], b"proxy-connection", b"te", b"trailer", b"upgrade"].iter().any(|other| alike(name, other))
+    [&b"keep-alive"[..], b"proxy-connection", b"te", b"trailer", b"upgrade", b"http2-settings"]
+        .iter()
+        .any(|other| alike(name, other))
 }
 
 fn is_framing(option: &[u8]) -> bool {
@@ -305,13 +308,13 @@ mod tests {
     #[test]
     fn heads_are_bounded() {
         assert_eq!(read(&format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(HEAD_MAX))).err(), Some("response_head_too_large"));
-        assert_eq!(read(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(300))).err(), Some("invalid_response"));
+        assert_eq!(read(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(300))).err(), Some("response_head_too_large"));
         assert_eq!(read("HTTP/2 200\r\n\r\n").err(), Some("invalid_response"));
     }
 
     #[test]
     fn fields_of_the_other_connection_stay_there() {
-        let text = "HTTP/1.1 200 OK\r\nConnection: X-A, content-length\r\nX-A: 1\r\nKeep-Alive: 5\r\nTE: x\r\nX-B: 2\r\n\r\n";
+        let text = "HTTP/1.1 200 OK\r\nConnection: X-A, content-length\r\nX-A: 1\r\nKeep-Alive: 5\r\nTE: x\r\nHTTP2-Settings: A\r\nX-B: 2\r\n\r\n";
         let mut head = read(text).unwrap().unwrap();
         head.strip_hop_by_hop();
         assert_eq!(head.fields.iter().collect::<Vec<_>>(), [(&b"X-B"[..], &b"2"[..])]);

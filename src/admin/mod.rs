@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -20,12 +20,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::{ServiceReadyNotifier, ServiceWithDependents};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 pub(crate) use self::api::Api;
 
-use crate::server::{BoundSocket, Drain, Socket};
+use crate::config::Limits;
+use crate::server::{BoundSocket, Drain, Socket, arrived};
 
 /// Connections at once; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -121,11 +122,17 @@ async fn accept(socket: &Socket, api: &Arc<Api>) {
     }
 }
 
-/// Answers one request.
+/// Answers one request. Its head is read as strictly as those of clients are, so that a proxy in front of this address and we see
+/// the same; what is refused says why.
 async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     api: &Api,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let head = match tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut stream)).await?? {
+        Some(Ok(head)) => head,
+        Some(Err(refusal)) => return Ok(tokio::time::timeout(HEAD_TIMEOUT, refuse(stream, refusal)).await??),
+        None => return Ok(()),
+    };
     let answer = async |request: Request<Incoming>| {
         let (head, body) = request.into_parts();
         if !body.is_end_stream() {
@@ -134,6 +141,8 @@ async fn converse(
         }
         Ok::<_, Infallible>(api.answer(&head))
     };
+    let (reader, writer) = tokio::io::split(stream);
+    let stream = tokio::io::join(io::Cursor::new(head).chain(reader), writer);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -144,10 +153,41 @@ async fn converse(
     Ok(tokio::time::timeout(CONNECTION_TIMEOUT, serving).await??)
 }
 
+/// A status and a reason code.
+type Refusal = (u16, &'static str);
+
+/// What comes, up to and perhaps beyond the end of a head. `None`: nothing more does, and there is none.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Result<Vec<u8>, Refusal>>> {
+    let mut limits = Limits::default().or(&Limits::default());
+    (limits.header_size, limits.headers) = (HEAD_SIZE, HEAD_FIELDS);
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        let seen = head.len();
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+        match arrived(&head, seen, &limits) {
+            None => {}
+            Some(Ok(())) => return Ok(Some(Ok(head))),
+            Some(Err(refusal)) => return Ok(Some(Err(refusal))),
+        }
+    }
+}
+
+async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, (status, reason): Refusal) -> io::Result<()> {
+    let phrase = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{reason}\n",
+        reason.len() + 1
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // What is not read would reset the connection, and the answer with it.
+    tokio::io::copy(&mut stream.take(BODY_SIZE as u64), &mut tokio::io::sink()).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     /// All that comes back for these bytes.
@@ -180,6 +220,28 @@ mod tests {
         assert!(said(long.as_bytes()).await.starts_with("HTTP/1.1 431 "));
         let many = format!("GET /healthz HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: 1\r\n".repeat(HEAD_FIELDS));
         assert!(said(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heads_are_read_strictly() {
+        for (request, status) in [
+            ("GET /healthz HTTP/1.1\r\n\r\n", 400),
+            ("GET /healthz HTTP/1.1\nHost: a\n\r\n\r\n", 400),
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", 400),
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("GET /healthz\r\n\r\n", 400),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+            ("\x16\x03\x01\x02\x00", 400),
+        ] {
+            let answer = said(request.as_bytes()).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("connection: close"),
+                "{request:?}: {answer}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,6 +100,17 @@ pub(crate) fn verdict(head: &[u8], limits: &ListenerLimits) -> Option<(u16, &'st
     }
 }
 
+/// Whether there is a head of HTTP/1 at the beginning of `bytes`, of which those before `seen` have been looked at; `None`: not the whole of one. For
+/// who wants nothing else of the strict reader.
+pub(crate) fn arrived(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Option<Result<(), Refusal>> {
+    match scan(bytes, seen, limits, &mut Rows::default()) {
+        Scan::Partial => None,
+        Scan::Head { .. } => Some(Ok(())),
+        Scan::Http2 => Some(Err((400, "bad_version"))),
+        Scan::Refused(status, reason) => Some(Err((status, reason))),
+    }
+}
+
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
     memchr_iter(b'\n', &bytes[from..]).map(|at| from + at + 1).find(|end| bytes[from..*end].ends_with(b"\r\n\r\n"))
 }

@@ -47,7 +47,7 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::bind::{BoundSocket, Socket};
 pub(crate) use self::drain::Drain;
-pub(crate) use self::head::verdict;
+pub(crate) use self::head::{arrived, verdict};
 pub(crate) use self::process::{find_group, find_user};
 pub(crate) use self::reload::Load;
 

@@ -71,6 +71,20 @@ fn a_second_process_with_the_same_file_ends_and_the_first_goes_on() {
     assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
 }
 
+/// Memory holds keys, tokens and what clients send.
+#[test]
+fn memory_is_never_dumped_to_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file =
+        "listeners: {main: {address: 127.0.0.1:0}}\nhardening: {landlock: false, seccomp: false}\nroutes: {all: {respond: {}}}\n";
+    fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+    let ravelin = serving(directory.path());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", ravelin.pid())).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    // Now, and for whatever it may raise.
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"], "{limits}");
+}
+
 /// A directory that everybody may read and nobody but root may write to; `None` if this is not root.
 fn roots_own() -> Option<tempfile::TempDir> {
     if !rustix::process::geteuid().is_root() {

@@ -23,6 +23,7 @@ pub(crate) fn app() -> App {
         .filter::<Tally>()
         .filter::<Escape>()
         .filter::<Stillborn>()
+        .filter::<Doomed>()
         .filter::<Coy>()
 }
 
@@ -398,7 +399,7 @@ impl Filter for Tally {
     }
 }
 
-/// What gets hold of the process might do: opens the file of `x-open`, and starts the program of `x-start`.
+/// What gets hold of the process might do: opens the file of `x-open`, writes to that of `x-write`, and so on; and starts the program of `x-start`.
 struct Escape;
 
 impl Filter for Escape {
@@ -412,9 +413,34 @@ impl Filter for Escape {
 
     async fn request(&self, req: &mut RequestCx<'_>, (): &mut ()) -> Result<Flow, Error> {
         let said = |outcome: std::io::Result<()>| outcome.map_or_else(|error| error.kind().to_string(), |()| "done".to_owned());
-        let opened = req.header("x-open").map(|path| said(std::fs::File::open(path).map(drop)));
-        let started = req.header("x-start").map(|program| said(std::process::Command::new(program).status().map(drop)));
-        Ok(Flow::Reply(Reply::text(200, opened.or(started).unwrap_or_default())))
+        let existing = || std::fs::OpenOptions::new();
+        type Deed<'a> = (&'a str, &'a dyn Fn(&str) -> std::io::Result<()>);
+        let deeds: [Deed<'_>; 6] = [
+            ("x-open", &|path| std::fs::File::open(path).map(drop)),
+            ("x-write", &|path| {
+                existing().write(true).open(path).and_then(|mut file| std::io::Write::write_all(&mut file, b"!"))
+            }),
+            ("x-truncate", &|path| existing().write(true).truncate(true).open(path).map(drop)),
+            ("x-create", &|path| existing().write(true).create_new(true).open(path).map(drop)),
+            ("x-remove", &|path| std::fs::remove_file(path)),
+            ("x-start", &|program| std::process::Command::new(program).status().map(drop)),
+        ];
+        let outcome = deeds.iter().find_map(|(name, deed)| req.header(name).map(|what| said(deed(what))));
+        Ok(Flow::Reply(Reply::text(200, outcome.unwrap_or_default())))
+    }
+}
+
+/// Starts a task that panics.
+struct Doomed;
+
+impl Filter for Doomed {
+    const NAME: &'static str = "doomed";
+    type Config = ShareConfig;
+    type State = ();
+
+    fn build(_: ShareConfig, cx: &mut BuildCx<'_>) -> Result<Self, BuildError> {
+        cx.task(async { panic!("in a task of its own") });
+        Ok(Self)
     }
 }
 

@@ -147,9 +147,16 @@ fn landlock(places: Places) -> (Outcome, Option<Vec<PathBuf>>) {
 fn restrict(places: &Places) -> Result<RulesetStatus, RulesetError> {
     let file = AccessFs::from_file(KNOWN);
     let look = AccessFs::ReadFile | AccessFs::ReadDir;
-    let keep: BitFlags<AccessFs> = look | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
-    let grow = keep | AccessFs::MakeDir;
-    let rules = [(&places.read, look), (&places.write, keep), (&places.grow, grow), (&places.tidy, AccessFs::RemoveDir.into())];
+    let keep = look | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
+    let rules: [(&Vec<PathBuf>, BitFlags<AccessFs>); 7] = [
+        (&places.read, look),
+        (&places.log, AccessFs::WriteFile | AccessFs::MakeReg),
+        (&places.write, AccessFs::WriteFile.into()),
+        (&places.clear, AccessFs::RemoveFile.into()),
+        (&places.own, AccessFs::ReadDir | AccessFs::RemoveFile | AccessFs::MakeReg),
+        (&places.grow, keep | AccessFs::MakeDir),
+        (&places.tidy, AccessFs::RemoveDir.into()),
+    ];
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
     for (paths, access) in rules {
         for path in paths {

@@ -54,8 +54,16 @@ pub(in crate::server) struct Places {
     /// The files of the configuration.
     pub(super) files: Vec<PathBuf>,
     pub(super) read: Vec<PathBuf>,
-    /// Folders in which files are written, made and removed.
+    /// Folders in which a log is made and written to. Its next file is another one of the same name, and a right to write to that can only be
+    /// one to its folder.
+    pub(super) log: Vec<PathBuf>,
+    /// What is written to and stays what it is: a terminal, a pipe.
     pub(super) write: Vec<PathBuf>,
+    /// Folders from which files of the process are removed.
+    pub(super) clear: Vec<PathBuf>,
+    /// Folders of the process's own files: they are looked at, to be removed when they are empty, and a file of the process before this one is put
+    /// back in them.
+    pub(super) own: Vec<PathBuf>,
     /// Folders below which folders are made, too.
     pub(super) grow: Vec<PathBuf>,
     /// Folders from which an empty folder may be removed.
@@ -79,10 +87,10 @@ impl Places {
             places.files.push(absolute(file));
         }
         if let Some(LogOutput::File(path)) = boot.access_log.as_ref().map(|log| &log.output) {
-            places.write_in(&path.value);
+            places.log_to(&path.value);
         }
         for path in [&boot.pingora.pid_file, &boot.pingora.upgrade_sock].map(Path::new) {
-            places.write_in(path);
+            places.own.extend(folder_of(path));
             // The process's own folder goes with the process.
             places.tidy.extend(absolute(path).parent().and_then(Path::parent).map(Path::to_owned));
         }
@@ -90,7 +98,7 @@ impl Places {
             boot.listeners.iter().map(|listener| &listener.address).chain(boot.admin.as_ref().map(|admin| &admin.address));
         for address in sockets {
             if let ListenAddress::Unix(path) = address {
-                places.write_in(path);
+                places.clear.extend(folder_of(path));
             }
         }
         places
@@ -98,7 +106,7 @@ impl Places {
 
     /// And these sockets, which will be removed.
     pub(in crate::server) fn with_sockets(mut self, sockets: impl Iterator<Item = PathBuf>) -> Self {
-        sockets.for_each(|socket| self.write_in(&socket));
+        self.clear.extend(sockets.filter_map(|socket| folder_of(&socket)));
         self
     }
 
@@ -120,8 +128,11 @@ impl Places {
         }
     }
 
-    fn write_in(&mut self, file: &Path) {
-        self.write.extend(absolute(file).parent().map(Path::to_owned));
+    fn log_to(&mut self, file: &Path) {
+        match file.metadata() {
+            Ok(found) if !found.is_file() => self.write.push(absolute(file)),
+            _ => self.log.extend(folder_of(file)),
+        }
     }
 
     /// Where folders may be made and written to, links followed.
@@ -131,13 +142,12 @@ impl Places {
 
     /// Where files may be read, links followed.
     pub(super) fn readable(&self) -> Vec<PathBuf> {
-        self.read
-            .iter()
-            .chain(&self.write)
-            .chain(&self.grow)
-            .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
-            .collect()
+        self.read.iter().chain(&self.grow).map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect()
     }
+}
+
+fn folder_of(file: &Path) -> Option<PathBuf> {
+    absolute(file).parent().map(Path::to_owned)
 }
 
 fn is_shared(folder: &Path) -> bool {

@@ -10,7 +10,7 @@ pub(crate) use self::budget::Budget;
 pub(crate) use self::event::{Connect, Event, Failure, Timing};
 pub(crate) use self::metrics::{
     AcmeMeter, CONTENT_TYPE, EndpointMeter, HEDGE, InFlight, ListenerMeter, LiveSnapshot, Mirrored, Pause, REASONS, RouteMeter,
-    Text, UpstreamMeter, metrics, shard,
+    Text, UpstreamMeter, count_tasks_here, metrics, shard,
 };
 
 use std::time::Instant;

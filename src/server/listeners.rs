@@ -12,7 +12,7 @@ use pingora_core::services::ServiceWithDependents;
 use pingora_runtime::current_handle;
 
 use crate::config::ListenerLimits;
-use crate::observe::{ListenerMeter, Observers, Pause, metrics};
+use crate::observe::{ListenerMeter, Observers, Pause, count_tasks_here, metrics};
 use crate::proxy::Express;
 use crate::runtime::{Snapshot, Store};
 use crate::server::bind::{Bound, Socket};
@@ -277,6 +277,7 @@ impl Listener {
         };
         let held = (self.drain.opened(), self.gate.pass(), counted, self.meter.accepted());
         current_handle().spawn(async move {
+            count_tasks_here();
             serve(Accepted { stream, peer, proxied, listener: self }).await;
             drop(held);
         });

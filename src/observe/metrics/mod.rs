@@ -16,6 +16,7 @@ mod listener;
 mod process;
 mod route;
 mod status;
+mod tasks;
 mod text;
 mod upstream;
 mod words;
@@ -27,6 +28,7 @@ pub(crate) use self::acme::AcmeMeter;
 pub(crate) use self::cells::shard;
 pub(crate) use self::listener::{ListenerMeter, Pause};
 pub(crate) use self::route::{Mirrored, RouteMeter};
+pub(crate) use self::tasks::count_tasks_here;
 pub(crate) use self::text::{CONTENT_TYPE, Text};
 pub(crate) use self::upstream::{EndpointMeter, HEDGE, REASONS, UpstreamMeter};
 

@@ -4,6 +4,7 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::tasks;
 use super::text::Text;
 
 /// Writes what can be read; what can't is left out.
@@ -26,6 +27,7 @@ pub(super) fn write(out: &mut Text<'_>) {
         // One of them is the listing's own.
         out.single("process_open_fds", "gauge", "Open file descriptors.", descriptors.count().saturating_sub(1));
     }
+    out.single("process_tasks", "gauge", "Tasks of the program: connections, and work beside requests.", tasks::alive());
     if let Some(max) = getrlimit(Resource::Nofile).current {
         out.single("process_max_fds", "gauge", "File descriptors that may be open.", max);
     }

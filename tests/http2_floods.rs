@@ -1,15 +1,16 @@
 //! HTTP/2 clients that flood: each is told to calm down (GOAWAY with ENHANCE_YOUR_CALM) or cut off, and others are served meanwhile.
 //!
-//! The figures of `docs/THREATS.md` are what this prints: `cargo test --release --test http2_floods -- --nocapture --test-threads 1`.
+//! The figures of `docs/THREATS.md` are what this prints: `cargo test --test http2_floods -- --nocapture --test-threads 1`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test may fail loudly")]
 
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -116,48 +117,100 @@ fn config(origin: &str, limits: &str) -> String {
     )
 }
 
-/// Runs a flood while somebody else asks for something, again and again; says what it cost.
-fn beside_a_client(name: &str, first: &[u8], next: impl FnMut() -> Vec<u8> + Send) -> (Flood, Ravelin) {
-    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
-    let ravelin = Ravelin::start(&config(origin.address(), "{}"));
-    let over = Arc::new(AtomicBool::new(false));
-    let served = Arc::new(AtomicU64::new(0));
-    let client = thread::spawn({
-        let (over, served, address) = (over.clone(), served.clone(), ravelin.address().to_owned());
-        move || {
-            let mut slowest = Duration::ZERO;
-            while !over.load(Ordering::Relaxed) || served.load(Ordering::Relaxed) < 20 {
-                let began = Instant::now();
-                let deadline = Deadline::standard();
-                let mut client = Connection::open(&address, deadline).unwrap();
-                client.request(&Outgoing::get("/", "a"), deadline).unwrap();
-                assert_eq!(client.next_response(deadline).unwrap().head.status().unwrap(), 200);
-                served.fetch_add(1, Ordering::Relaxed);
-                slowest = slowest.max(began.elapsed());
-            }
-            slowest
-        }
-    });
-    let (cpu, began) = (cpu(&ravelin), Instant::now());
-    let flood = flood(ravelin.address(), first, next);
-    let (took, spent) = (began.elapsed(), self::cpu(&ravelin) - cpu);
-    over.store(true, Ordering::Relaxed);
-    let slowest = client.join().expect("the client is served");
-    eprintln!(
-        "{name}: {:?} after {} KiB in {took:.1?}; cpu {spent:?}, peak {} KiB; other client: all of {} served, slowest {slowest:.1?}",
-        flood.end,
-        flood.sent / 1024,
-        peak(&ravelin),
-        served.load(Ordering::Relaxed),
-    );
-    (flood, ravelin)
+/// What a flood cost the process, beside the requests of somebody else.
+struct Cost {
+    /// Beyond what those requests take.
+    cpu: Duration,
+    /// What one of them takes.
+    request: Duration,
+    /// By how much the peak of its memory grew, in KiB.
+    memory: u64,
 }
 
+impl Cost {
+    /// So many requests cost as much. That is no matter of how fast a machine is, nor of how busy.
+    fn in_requests(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.request.as_secs_f64()
+    }
+}
+
+/// A client that asks for something again and again, until it is told to stop.
+struct Other {
+    over: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
+    asking: JoinHandle<Duration>,
+}
+
+/// Requests by which the cost of one is known.
+const MEASURED: u64 = 200;
+
+fn ask(address: &str) {
+    let deadline = Deadline::standard();
+    let mut client = Connection::open(address, deadline).unwrap();
+    client.request(&Outgoing::get("/other", "a"), deadline).unwrap();
+    assert_eq!(client.next_response(deadline).unwrap().head.status().unwrap(), 200);
+}
+
+impl Other {
+    fn start(address: &str) -> Self {
+        let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let asking = thread::spawn({
+            let (over, served, address) = (over.clone(), served.clone(), address.to_owned());
+            move || {
+                let mut slowest = Duration::ZERO;
+                while !over.load(Ordering::Relaxed) || served.load(Ordering::Relaxed) < 20 {
+                    let began = Instant::now();
+                    ask(&address);
+                    served.fetch_add(1, Ordering::Relaxed);
+                    slowest = slowest.max(began.elapsed());
+                }
+                slowest
+            }
+        });
+        Self { over, served, asking }
+    }
+
+    /// How many of its requests were served, and how long the slowest took. All were.
+    fn stop(self) -> (u64, Duration) {
+        self.over.store(true, Ordering::Relaxed);
+        let slowest = self.asking.join().expect("the other client is served");
+        (self.served.load(Ordering::Relaxed), slowest)
+    }
+}
+
+/// Runs a flood while somebody else asks for something, again and again; says what it cost.
+fn beside_a_client<T>(name: &str, ravelin: &Ravelin, flood: impl FnOnce() -> T) -> (T, Cost) {
+    let start = cpu(ravelin);
+    for _ in 0..MEASURED {
+        ask(ravelin.address());
+    }
+    let request = (cpu(ravelin) - start) / u32::try_from(MEASURED).unwrap();
+    let (start, before, began) = (cpu(ravelin), peak(ravelin), Instant::now());
+    let other = Other::start(ravelin.address());
+    let outcome = flood();
+    let took = began.elapsed();
+    let (served, slowest) = other.stop();
+    let spent = cpu(ravelin) - start;
+    let cpu = spent.saturating_sub(request * u32::try_from(served).unwrap());
+    let cost = Cost { cpu, request, memory: peak(ravelin) - before };
+    eprintln!(
+        "| {name} | {took:.1?} | {:.1?}, as {:.0} requests | {} KiB | all of {served} served, slowest {slowest:.1?} |",
+        cost.cpu,
+        cost.in_requests(),
+        cost.memory
+    );
+    (outcome, cost)
+}
+
+/// Of all threads, as the scheduler counts it.
 fn cpu(ravelin: &Ravelin) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", ravelin.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    // In hundredths of a second.
-    Duration::from_millis(10 * (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()))
+    let threads = fs::read_dir(format!("/proc/{}/task", ravelin.pid())).unwrap();
+    let spent = |thread: std::io::Result<fs::DirEntry>| {
+        // It may have ended.
+        let told = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    };
+    threads.filter_map(spent).sum()
 }
 
 fn peak(ravelin: &Ravelin) -> u64 {
@@ -166,46 +219,55 @@ fn peak(ravelin: &Ravelin) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// The flood is told to calm down, or finds the connection closed where it does not listen; it is recorded where `recorded`.
-fn calmed(name: &str, first: &[u8], next: impl FnMut() -> Vec<u8> + Send, recorded: bool) {
-    let (flood, ravelin) = beside_a_client(name, first, next);
+/// A flood ends before it has cost more than so many requests do, and than so many KiB.
+const CPU: f64 = 500.0;
+const MEMORY: u64 = 16 << 10;
+
+fn is_bounded(name: &str, cost: &Cost) {
+    assert!(cost.in_requests() < CPU, "{name}: {:?} is {} requests", cost.cpu, cost.in_requests());
+    assert!(cost.memory < MEMORY, "{name}: {} KiB", cost.memory);
+}
+
+/// The flood is told to calm down, whatever it still writes, and it is counted.
+fn calmed(name: &str, first: &[u8], next: impl FnMut() -> Vec<u8> + Send) {
+    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
+    let ravelin = Ravelin::start(&format!("admin: {{address: 127.0.0.1:0}}\n{}", config(origin.address(), "{}")));
+    let (flood, cost) = beside_a_client(name, &ravelin, || flood(ravelin.address(), first, next));
     assert!(flood.sent < MAX, "{name}: nobody stopped it");
-    // A reset may overtake the GOAWAY while the client still writes.
-    assert!(matches!(flood.end, End::GoAway(ENHANCE_YOUR_CALM) | End::Closed), "{name}: {:?}", flood.end);
-    if recorded {
-        ravelin.wait_for_log("reason=http2_flood", Deadline::standard()).expect("it is in the log");
-    }
+    assert_eq!(flood.end, End::GoAway(ENHANCE_YOUR_CALM), "{name}");
+    is_bounded(name, &cost);
+    until_metric(&ravelin, "ravelin_failures_total{party=\"client\",reason=\"http2_flood\"}", |count| count >= 1.0);
 }
 
 #[test]
 fn pings() {
-    calmed("PING", &[], || frame(6, 0, 0, &[7; 8]).repeat(64), true);
+    calmed("PING", &[], || frame(6, 0, 0, &[7; 8]).repeat(64));
 }
 
 #[test]
 fn settings() {
-    calmed("SETTINGS", &[], || frame(4, 0, 0, &[]).repeat(64), true);
+    calmed("SETTINGS", &[], || frame(4, 0, 0, &[]).repeat(64));
 }
 
 #[test]
 fn window_updates() {
-    calmed("WINDOW_UPDATE", &[], || frame(8, 0, 0, &[0, 0, 0, 1]).repeat(64), true);
+    calmed("WINDOW_UPDATE", &[], || frame(8, 0, 0, &[0, 0, 0, 1]).repeat(64));
 }
 
 #[test]
 fn priorities() {
-    calmed("PRIORITY", &[], || frame(2, 0, 1, &[0, 0, 0, 3, 9]).repeat(64), true);
+    calmed("PRIORITY", &[], || frame(2, 0, 1, &[0, 0, 0, 3, 9]).repeat(64));
 }
 
 #[test]
 fn unknown_frames() {
-    calmed("unknown frames", &[], || frame(0x77, 0, 0, &[]).repeat(64), true);
+    calmed("unknown frames", &[], || frame(0x77, 0, 0, &[]).repeat(64));
 }
 
 #[test]
 fn empty_data() {
     let open = frame(1, 4, 1, &head(POST));
-    calmed("empty DATA", &open, || frame(0, 0, 1, &[]).repeat(64), false);
+    calmed("empty DATA", &open, || frame(0, 0, 1, &[]).repeat(64));
 }
 
 #[test]
@@ -220,13 +282,13 @@ fn rapid_reset() {
         }
         bytes
     };
-    calmed("rapid reset", &[], next, false);
+    calmed("rapid reset", &[], next);
 }
 
 #[test]
 fn continuations() {
     let open = frame(1, 1, 1, &head(GET));
-    calmed("CONTINUATION", &open, || frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y']).repeat(64), false);
+    calmed("CONTINUATION", &open, || frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y']).repeat(64));
 }
 
 #[test]
@@ -240,35 +302,93 @@ fn hpack_bomb() {
         stream += 2;
         bomb
     };
-    calmed("HPACK bomb", &first, next, false);
+    calmed("HPACK bomb", &first, next);
 }
 
 /// A window that stays shut holds what an endpoint has sent, for no longer than `write_timeout`.
 #[test]
 fn shut_windows() {
-    let origin = Origin::start("a", vec![Answer::text(200, &"a".repeat(1 << 20))]);
-    let ravelin = Ravelin::start(&config(origin.address(), "{write_timeout: 500ms}"));
+    const STREAMS: u32 = 50;
+    let short = Answer { target: Some("/other".to_owned()), ..Answer::text(200, "a") };
+    let origin = Origin::start("a", vec![short, Answer::text(200, &"a".repeat(1 << 20))]);
+    let ravelin =
+        Ravelin::start(&format!("admin: {{address: 127.0.0.1:0}}\n{}", config(origin.address(), "{write_timeout: 500ms}")));
     let shut = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    let requests: Vec<u8> = (0..50).flat_map(|n| frame(1, 5, 2 * n + 1, &head(GET))).collect();
-    let began = Instant::now();
-    let mut given_up = 0;
-    let before = peak(&ravelin);
-    let flood = flood(ravelin.address(), &[shut, requests].concat(), || {
-        // Something to write now and then, until all streams have been given up.
-        thread::sleep(Duration::from_millis(50));
-        given_up += 1;
-        if given_up < 40 { frame(6, 0, 0, &[0; 8]) } else { frame(7, 0, 0, &[0; 8]) }
+    let requests: Vec<u8> = (0..STREAMS).flat_map(|n| frame(1, 5, 2 * n + 1, &head(GET))).collect();
+    let (flood, cost) = beside_a_client("zero window, 50 responses of 1 MiB", &ravelin, || {
+        flood(ravelin.address(), &[shut, requests].concat(), || {
+            until_metric(&ravelin, "ravelin_failures_total{party=\"client\",reason=\"client_stalls\"}", |count| {
+                count >= f64::from(STREAMS)
+            });
+            // That is all: the connection may end.
+            frame(7, 0, 0, &[0; 8])
+        })
     });
-    eprintln!(
-        "zero window: {} of 50 streams reset after {:.1?}; peak {} KiB",
-        flood.resets.len(),
-        began.elapsed(),
-        peak(&ravelin)
-    );
-    assert_eq!(flood.resets.len(), 50);
+    assert_eq!(flood.resets.len(), STREAMS as usize);
+    assert!(cost.in_requests() < CPU, "{:?} is {} requests", cost.cpu, cost.in_requests());
     // Half a MiB for each stream (THREATS), and what an allocator keeps.
-    let grown = peak(&ravelin) - before;
-    assert!(grown < 50 * 512 + 16384, "{grown} KiB");
+    assert!(cost.memory < u64::from(STREAMS) * 512 + MEMORY, "{} KiB", cost.memory);
+}
+
+/// An endpoint on HTTP/2 that floods: its connection is given up, other endpoints' requests are served.
+fn endpoint_floods(name: &str, first: &[u8], unit: &[u8]) {
+    let (first, unit) = (first.to_vec(), unit.repeat(64));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let hostile = listener.local_addr().unwrap();
+    let origin = Origin::start("a", vec![Answer::text(200, "a")]);
+    let ravelin = Ravelin::start(&format!(
+        "threads: 2\nlisteners: {{main: {{address: 127.0.0.1:0}}}}\n\
+         upstreams:\n  a: {{endpoints: [\"{}\"], health_check: none}}\n  b: {{endpoints: [\"{hostile}\"], protocol: http2, health_check: none}}\n\
+         routes:\n  b: {{match: {{paths: [/flood]}}, upstream: b}}\n  a: {{upstream: a}}\n",
+        origin.address()
+    ));
+    let (sent, cost) = beside_a_client(name, &ravelin, || {
+        let flooding = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+            // The preface, and whatever else has come by then.
+            let mut asked = Vec::new();
+            while !asked.windows(9).any(|head| head[3] == 1 && head[5..] == [0, 0, 0, 1]) {
+                let mut more = [0; 1024];
+                let length = stream.read(&mut more).unwrap();
+                assert!(length > 0, "no request came");
+                asked.extend_from_slice(&more[..length]);
+            }
+            let mut sent = 0;
+            let mut bytes = [frame(4, 0, 0, &[]), first].concat();
+            while sent < MAX && stream.write_all(&bytes).is_ok() {
+                sent += bytes.len();
+                bytes.clone_from(&unit);
+            }
+            sent
+        });
+        let deadline = Deadline::standard();
+        let mut client = Connection::open(ravelin.address(), deadline).unwrap();
+        client.request(&Outgoing::get("/flood", "a"), deadline).unwrap();
+        let answer = client.next_response(deadline);
+        assert!(
+            answer.is_err() || answer.is_ok_and(|answer| answer.head.status() == Some(502) || answer.cut.is_some()),
+            "{name}"
+        );
+        flooding.join().unwrap()
+    });
+    assert!(sent < MAX, "{name}: nobody stopped it");
+    is_bounded(name, &cost);
+    ravelin.wait_for_log("reason=http2_flood", Deadline::standard()).expect("it is in the log");
+}
+
+#[test]
+fn endpoints_that_flood() {
+    for (name, first, unit) in [
+        ("PING from an endpoint", vec![], frame(6, 0, 0, &[7; 8])),
+        ("SETTINGS from an endpoint", vec![], frame(4, 0, 0, &[])),
+        ("WINDOW_UPDATE from an endpoint", vec![], frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("RST_STREAM from an endpoint", frame(1, 4, 1, &[0x88]), frame(3, 0, 1, &[0, 0, 0, 8])),
+        ("empty DATA from an endpoint", frame(1, 4, 1, &[0x88]), frame(0, 0, 1, &[])),
+        ("CONTINUATION from an endpoint", frame(1, 1, 1, &[0x88]), frame(9, 0, 1, &[0x40, 1, b'x', 1, b'y'])),
+    ] {
+        endpoint_floods(name, &first, &unit);
+    }
 }
 
 /// What HTTP/1 clients do not read is bounded for each of them, however long the response.

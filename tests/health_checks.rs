@@ -117,19 +117,95 @@ fn over_tls_an_endpoint_is_as_healthy_as_it_proves_its_name() {
 
 /// A connection carries ten probes, so that both are found out: who hangs on an old one, and who lets in no new one.
 #[test]
-fn probes_over_http1_share_connections() {
+fn probes_share_connections() {
     let directory = tempfile::tempdir().unwrap();
-    let endpoint = Endpoint::start(Reached::default());
-    let check = "health_check: {http: {path: /healthz, interval: 30ms, timeout: 10s, unhealthy_after: 1}}";
-    let ravelin = ravelin(directory.path(), &format!("endpoints: ['{}'], {check}", endpoint.address));
-    until(&ravelin, "it is probed", || endpoint.probes().len() > 30);
-    let probes = endpoint.probes();
-    let on = |number: usize| probes.iter().filter(|facts| facts.contains(&format!("connection={number} "))).count();
-    assert_eq!([on(1), on(2), on(3)], [10; 3], "{probes:?}");
-    endpoint.fall_ill(true);
-    until_healthy(&ravelin, &endpoint, false);
-    endpoint.fall_ill(false);
-    until_healthy(&ravelin, &endpoint, true);
+    let authority = Authority::new(directory.path(), "ca");
+    let pair = authority.issue("api.internal");
+    for (check, protocol, secure) in [
+        ("http", "http1", false),
+        ("http", "http1", true),
+        ("http", "http2", false),
+        ("http", "http2", true),
+        ("grpc", "http2", false),
+        ("grpc", "http1", true),
+    ] {
+        let streams = protocol == "http2" || check == "grpc";
+        let alpn = if protocol == "http1" && check == "http" { "http/1.1" } else { "h2" };
+        let tls = secure.then(|| (pair.clone(), vec![alpn]));
+        let endpoint = Endpoint::start(Reached { h2c: streams && !secure, tls, ..Reached::default() });
+        let tls = if secure { ", tls: {sni: api.internal, ca: ca.pem}" } else { "" };
+        let ravelin = ravelin(
+            directory.path(),
+            &format!(
+                "endpoints: ['{}'], protocol: {protocol}{tls}, health_check: {{{check}: {{interval: 20ms, timeout: 10s, unhealthy_after: 1}}}}",
+                endpoint.address
+            ),
+        );
+        until(&ravelin, "it is probed", || endpoint.probes().len() > 30);
+        let probes = endpoint.probes();
+        let on = |number: usize| probes.iter().filter(|facts| facts.contains(&format!("connection={number} "))).count();
+        assert_eq!([on(1), on(2), on(3)], [10; 3], "{check} over {protocol}: {probes:?}");
+        endpoint.fall_ill(true);
+        until_healthy(&ravelin, &endpoint, false);
+        endpoint.fall_ill(false);
+        until_healthy(&ravelin, &endpoint, true);
+    }
+}
+
+/// Nobody is trusted for the sake of a connection that was good: who goes away in the middle of it, and is not there any more, is ill; and
+/// who merely ends connections is well.
+#[test]
+fn a_connection_that_ends_is_no_illness_and_no_health() {
+    let directory = tempfile::tempdir().unwrap();
+    for (check, protocol) in [("http", "http1"), ("http", "http2"), ("grpc", "http2")] {
+        let endpoint = Endpoint::start(Reached { h2c: protocol == "http2", probes: 3, ..Reached::default() });
+        let ravelin = ravelin(
+            directory.path(),
+            &format!(
+                "endpoints: ['{}'], protocol: {protocol}, health_check: {{{check}: {{interval: 20ms, timeout: 10s, unhealthy_after: 1}}}}",
+                endpoint.address
+            ),
+        );
+        until(&ravelin, "it is probed", || endpoint.connections() > 4);
+        assert!(!ravelin.log().text().contains("unhealthy"), "{check} over {protocol}\n{}", ravelin.log().text());
+        drop(endpoint);
+        let line = ravelin.wait_for_log("endpoint is unhealthy", Deadline::standard()).unwrap();
+        assert!(line.contains(&format!("check={check}")), "{line}");
+    }
+}
+
+/// However many probes find the same: a change is a line and a count, and so is the way back, on which it starts slowly.
+#[test]
+fn a_change_is_said_and_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ill, other) = (Endpoint::start(Reached::default()), Endpoint::start(Reached::default()));
+    let ravelin = ravelin(
+        directory.path(),
+        &format!(
+            "endpoints: ['{}', '{}'], slow_start: 300ms, health_check: {{http: {{interval: 20ms, timeout: 10s}}}}",
+            ill.address, other.address
+        ),
+    );
+    let of = |name: &str, endpoint: &Endpoint| {
+        metric(&ravelin, &format!("ravelin_endpoint_{name}{{upstream=\"a\",endpoint=\"{}\"}}", endpoint.address))
+    };
+    let said = |what: &str| ravelin.log().text().lines().filter(|line| line.contains(what)).count();
+    let ten_more = || {
+        let before = ill.probes().len();
+        until(&ravelin, "it is probed", || ill.probes().len() > before + 10);
+    };
+    ten_more();
+    assert_eq!((of("health_changes_total", &ill), said("endpoint is ")), (0.0, 0), "{}", ravelin.log().text());
+    ill.fall_ill(true);
+    until_healthy(&ravelin, &ill, false);
+    ten_more();
+    assert_eq!((of("health_changes_total", &ill), said("endpoint is unhealthy")), (1.0, 1), "{}", ravelin.log().text());
+    ill.fall_ill(false);
+    until_healthy(&ravelin, &ill, true);
+    ten_more();
+    assert_eq!((of("health_changes_total", &ill), said("endpoint is healthy again")), (2.0, 1), "{}", ravelin.log().text());
+    assert_eq!((of("health_changes_total", &other), said("endpoint is unhealthy")), (0.0, 1));
+    until(&ravelin, "it has its whole share", || of("share_percent", &ill) == 100.0);
 }
 
 #[test]

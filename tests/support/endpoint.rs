@@ -35,13 +35,26 @@ pub(crate) struct Reached {
     pub(crate) introduced: bool,
     /// Requests until it ends a connection.
     pub(crate) requests: usize,
+    /// Probes until it does.
+    pub(crate) probes: usize,
+    /// Streams at once that it allows, over HTTP/2.
+    pub(crate) streams: u32,
     /// It takes requests, and answers none.
     pub(crate) silent: bool,
 }
 
 impl Default for Reached {
     fn default() -> Self {
-        Self { tls: None, clients: None, h2c: false, introduced: false, requests: usize::MAX, silent: false }
+        Self {
+            tls: None,
+            clients: None,
+            h2c: false,
+            introduced: false,
+            requests: usize::MAX,
+            probes: usize::MAX,
+            streams: 250,
+            silent: false,
+        }
     }
 }
 
@@ -195,8 +208,10 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     told: Told,
 ) -> io::Result<()> {
     let (served, limit, silent) = (AtomicUsize::new(0), reached.requests, reached.silent);
+    let probes = reached.probes;
     let answer = service_fn(move |mut request: Request<Incoming>| {
-        let last = served.fetch_add(1, Ordering::SeqCst) + 1 >= limit;
+        let number = served.fetch_add(1, Ordering::SeqCst) + 1;
+        let last = number >= limit;
         let (facts, told) = (facts.clone(), told.clone());
         async move {
             if silent {
@@ -221,6 +236,9 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 if told.probed(&format!("{facts} http=1")) {
                     *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
                 }
+                if number >= probes {
+                    response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+                }
             } else if last {
                 response.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
             }
@@ -240,7 +258,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     told: Told,
 ) -> io::Result<()> {
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(250);
+    builder.max_concurrent_streams(reached.streams);
     let mut connection = builder.handshake::<_, Bytes>(stream).await.map_err(io::Error::other)?;
     let mut served = 0;
     while let Some(accepted) = connection.accept().await {
@@ -258,6 +276,9 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let (facts, Told { resets, .. }) = (format!("{facts} http=2 stream={served} path={path}"), told.clone());
         if path == "/healthz" || path == "/grpc.health.v1.Health/Check" {
             let ill = told.probed(&format!("{facts} scheme={}", request.uri().scheme_str().unwrap_or("-")));
+            if served >= reached.probes {
+                connection.graceful_shutdown();
+            }
             let _ = well_or_ill(&path, ill, respond);
             continue;
         }

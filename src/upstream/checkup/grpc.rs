@@ -5,14 +5,13 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::body::Incoming;
 
 use super::Ill;
-use super::dial::Reached;
-use super::http::{AGENT, ill};
+use super::http::AGENT;
+use super::kept::{Found, ill};
 use crate::config::GrpcHealthCheck;
 
 /// Bytes of an answer: a health service has four to say.
@@ -21,44 +20,42 @@ const ANSWER: usize = 1024;
 const SERVING: u64 = 1;
 
 /// `host`: what the endpoint is called.
-pub(super) async fn probe(reached: Reached, settings: &GrpcHealthCheck, host: &str) -> Result<(), Ill> {
-    let request = Request::post(format!("{}://{host}/grpc.health.v1.Health/Check", reached.scheme))
+pub(super) fn question(settings: &GrpcHealthCheck, host: &str, scheme: &str) -> Result<Request<Full<Bytes>>, Ill> {
+    Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)
-        .body(Full::new(question(&settings.service)))
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(reached.stream)).await.map_err(ill)?;
-    let asking = async {
-        let response = sender.send_request(request).await.map_err(ill)?;
-        let status = response.status().as_u16();
-        if status != 200 {
-            return Err(format!("status {status}"));
-        }
-        // An answer without a message has its status among its fields.
-        sound(response.headers())?;
-        let (mut body, mut message, mut trailers) = (response.into_body(), BytesMut::new(), HeaderMap::new());
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(ill)?;
-            match frame.into_data() {
-                Ok(data) if message.len() + data.len() > ANSWER => return Err("the answer is too long".to_owned()),
-                Ok(data) => message.extend_from_slice(&data),
-                Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
-            }
-        }
-        sound(&trailers)?;
-        match serving(&message) {
-            Some(SERVING) => Ok(()),
-            Some(status) => Err(name(status)),
-            None => Err("the answer is no HealthCheckResponse".to_owned()),
-        }
-    };
-    tokio::select! {
-        biased;
-        found = asking => found,
-        broken = connection => Err(broken.err().map_or_else(|| "the connection ended".to_owned(), ill)),
+        .body(Full::new(message(&settings.service)))
+        .map_err(|error| error.to_string())
+}
+
+/// What an answer says.
+///
+/// # Errors
+/// It breaks off.
+pub(super) async fn judged(response: Response<Incoming>) -> Result<Found, Ill> {
+    let status = response.status().as_u16();
+    if status != 200 {
+        return Ok((Err(format!("status {status}")), false));
     }
+    // An answer without a message has its status among its fields.
+    if let Err(ill) = sound(response.headers()) {
+        return Ok((Err(ill), false));
+    }
+    let (mut body, mut message, mut trailers) = (response.into_body(), BytesMut::new(), HeaderMap::new());
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(ill)?.into_data() {
+            Ok(data) if message.len() + data.len() > ANSWER => return Ok((Err("the answer is too long".to_owned()), false)),
+            Ok(data) => message.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    let found = sound(&trailers).and_then(|()| match serving(&message) {
+        Some(SERVING) => Ok(()),
+        Some(status) => Err(name(status)),
+        None => Err("the answer is no HealthCheckResponse".to_owned()),
+    });
+    Ok((found, true))
 }
 
 /// Whether there is no status, or that of success.
@@ -74,7 +71,7 @@ fn sound(fields: &HeaderMap) -> Result<(), Ill> {
 }
 
 /// A `HealthCheckRequest` as one message of a gRPC stream.
-fn question(service: &str) -> Bytes {
+fn message(service: &str) -> Bytes {
     let mut message = BytesMut::new();
     if !service.is_empty() {
         // Field 1, a string.
@@ -148,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_question_is_a_message_with_one_string() {
-        assert_eq!(*question(""), [0, 0, 0, 0, 0]);
-        assert_eq!(*question("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
-        let long = question(&"a".repeat(300));
+        assert_eq!(*message(""), [0, 0, 0, 0, 0]);
+        assert_eq!(*message("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        let long = message(&"a".repeat(300));
         assert_eq!(long[..8], [0, 0, 0, 1, 0x2f, 0x0a, 0xac, 2]);
     }
 

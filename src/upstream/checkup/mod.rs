@@ -6,6 +6,7 @@
 mod dial;
 mod grpc;
 mod http;
+mod kept;
 mod tcp;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::dial::{Detour, dial};
+use self::kept::Kept;
 use super::endpoint::Endpoint;
 use super::health::Thresholds;
 use crate::config::{GrpcHealthCheck, HealthCheck, HealthCheckMap, HealthCheckWord, HttpHealthCheck, Protocol, TcpHealthCheck};
@@ -119,7 +121,7 @@ impl Check {
     }
 
     /// Probes an endpoint once. Whether its health has changed.
-    async fn ask(&self, endpoint: &Endpoint, kept: Option<&mut Option<http::Kept>>) -> bool {
+    async fn ask(&self, endpoint: &Endpoint, kept: Option<&mut Option<Kept>>) -> bool {
         let found = self.probe(endpoint, kept).await;
         let mut state = endpoint.vitals().state();
         state.probed = true;
@@ -142,12 +144,12 @@ impl Check {
     }
 
     /// `kept`: where a connection waits between one probe and the next.
-    async fn probe(&self, endpoint: &Endpoint, mut kept: Option<&mut Option<http::Kept>>) -> Result<(), Ill> {
+    async fn probe(&self, endpoint: &Endpoint, mut kept: Option<&mut Option<Kept>>) -> Result<(), Ill> {
         loop {
             let probing = async {
-                if let (Kind::Http(settings), Some(kept)) = (&self.kind, kept.as_deref_mut())
+                if let Some(kept) = kept.as_deref_mut()
                     && let Some(waiting) = kept.take()
-                    && let Ok((found, waiting)) = waiting.ask(settings, endpoint.host()).await
+                    && let Ok((found, waiting)) = waiting.ask(&self.kind, endpoint.host()).await
                 {
                     *kept = waiting;
                     return Ok(found);
@@ -157,16 +159,21 @@ impl Check {
                 }
                 let protocol = if matches!(self.kind, Kind::Grpc(_)) { Protocol::Http2 } else { endpoint.link().protocol };
                 let reached = dial(endpoint, self.detour, protocol).await?;
-                Ok(match &self.kind {
-                    Kind::Tcp => tcp::probe(reached).await,
-                    Kind::Http(settings) => {
-                        let (found, waiting) = http::probe(reached, settings, endpoint.host(), kept.is_some()).await;
+                if matches!(self.kind, Kind::Tcp) {
+                    return Ok(tcp::probe(reached).await);
+                }
+                let asked = match Kept::over(reached, kept.is_some()).await {
+                    Ok(connection) => connection.ask(&self.kind, endpoint.host()).await,
+                    Err(broken) => Err(broken),
+                };
+                Ok(match asked {
+                    Ok((found, waiting)) => {
                         if let Some(kept) = kept.as_deref_mut() {
                             *kept = waiting;
                         }
                         found
                     }
-                    Kind::Grpc(settings) => grpc::probe(reached, settings, endpoint.host()).await,
+                    Err(broken) => Err(broken),
                 })
             };
             return match timeout(self.timeout, probing).await {

@@ -11,6 +11,7 @@ use crate::upstream::Outcome;
 pub(super) fn connecting(error: &PingoraError) -> Outcome {
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,
+        ErrorType::ConnectRefused | ErrorType::ConnectNoRoute => Outcome::Refused,
         _ => Outcome::ConnectError,
     }
 }
@@ -45,11 +46,8 @@ pub(super) fn of_error(error: &PingoraError) -> Option<Outcome> {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Outcome::Timeout,
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Outcome::Reset,
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,
-        ErrorType::ConnectError
-        | ErrorType::ConnectRefused
-        | ErrorType::ConnectNoRoute
-        | ErrorType::TLSHandshakeFailure
-        | ErrorType::SocketError => Outcome::ConnectError,
+        ErrorType::ConnectRefused | ErrorType::ConnectNoRoute => Outcome::Refused,
+        ErrorType::ConnectError | ErrorType::TLSHandshakeFailure | ErrorType::SocketError => Outcome::ConnectError,
         _ => Outcome::Invalid,
     })
 }

@@ -44,8 +44,6 @@ impl Tries {
 pub(super) struct Circumstances {
     /// The connection had been waiting in the pool.
     pub(super) reused: bool,
-    /// The connection was refused before any process of the endpoint's had a part in it.
-    pub(super) refused: bool,
     /// The answer says when to come back.
     pub(super) retry_after: bool,
     /// The client has been sent something.
@@ -131,7 +129,7 @@ pub(super) fn once_more(
     method: &http::Method,
     ctx: &mut Ctx,
     outcome: Outcome,
-    Circumstances { reused, refused, retry_after, shown, truncated }: Circumstances,
+    Circumstances { reused, retry_after, shown, truncated }: Circumstances,
     max_tries: u32,
 ) -> bool {
     let Some(upstream) = ctx.exchange.upstream.clone() else { return false };
@@ -146,8 +144,8 @@ pub(super) fn once_more(
         replayable: !seen && !truncated,
         shown: ctx.responding || ctx.tunnel || shown,
         reused,
-        refused,
         another: upstream.has_other(&ctx.tried),
+        listens: upstream.has_other_that_listens(&ctx.tried),
         allowed: ctx.exchange.tries < max_tries,
         retry_after,
         left: ctx.connection.clock.left(),

@@ -175,15 +175,9 @@ pub(super) fn connect_failed(
         attempt.ended(outcome, Instant::now());
     }
     let over = ctx.connection.clock.expired().is_some();
-    let circumstances = Circumstances { refused: is_refused(&error), ..Circumstances::default() };
-    let retry = !over && retry::again(session, ctx, outcome, circumstances, max_tries);
+    let retry = !over && retry::again(session, ctx, outcome, Circumstances::default(), max_tries);
     error.set_retry(retry);
     error
-}
-
-/// Whether a connection was refused before any process of the endpoint's had a part in it.
-pub(super) fn is_refused(error: &PingoraError) -> bool {
-    matches!(error.etype(), ErrorType::ConnectRefused | ErrorType::ConnectNoRoute)
 }
 
 /// An exchange broke, or its answer was given up for another try.

@@ -45,6 +45,9 @@ impl Attempt {
             return;
         }
         self.outcome = Some(outcome);
+        if outcome == Outcome::Refused || outcome.is_answer() {
+            self.endpoint.vitals().refuses(outcome == Outcome::Refused);
+        }
         if outcome.is_failure() {
             self.endpoint.heard(true, || now);
         }
@@ -115,6 +118,17 @@ mod tests {
             attempt.ended(outcome, Instant::now());
             assert_eq!(attempt.outcome(), Some(known));
         }
+    }
+
+    #[test]
+    fn who_refuses_a_connection_is_known_to_until_it_answers() {
+        let (endpoint, now) = (endpoint(), Instant::now());
+        let ended = |outcome| {
+            Attempt::new(endpoint.clone(), now, false).ended(outcome, now);
+            endpoint.vitals().is_refusing()
+        };
+        let outcomes = [Outcome::Reset, Outcome::Refused, Outcome::Timeout, Outcome::Answered(503), Outcome::ConnectTimeout];
+        assert_eq!(outcomes.map(ended), [false, true, true, false, false]);
     }
 
     #[test]

@@ -411,6 +411,11 @@ impl Upstream {
         self.members.table().has_other(tried)
     }
 
+    /// And one that did not refuse the latest connection that it was asked for.
+    pub(crate) fn has_other_that_listens(&self, tried: &[SocketAddr]) -> bool {
+        self.members.table().has_other_that_listens(tried)
+    }
+
     /// Resolves names and probes endpoints until the process stops. Endpoints given by address are known from the start.
     pub async fn run(&self, shutdown: ShutdownWatch) {
         self.members.run(shutdown).await;
@@ -474,6 +479,103 @@ mod tests {
         let both = [tried[0].clone(), upstream.select(&tried, None).unwrap().address().clone()];
         assert!(!upstream.has_other(&both));
         assert!(upstream.select(&both, None).is_some());
+    }
+
+    /// A thousand requests in a second, for ten seconds: how often endpoints were turned to, and how many requests were not answered.
+    async fn refused(retries: u32, balance: &str, dead: &[&str]) -> (u32, u32) {
+        let (name, began) = (format!("refused {retries} {balance} {dead:?}"), Instant::now());
+        let section = format!(
+            "endpoints: [127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3]\nhealth_check: none\nbalance: {balance}\nretry: {{retries: {retries}}}"
+        );
+        let upstream = Upstream::new(&name, upstream(&section), None).unwrap();
+        upstream.prepare(false).await;
+        let (mut turns, mut lost) = (0, 0);
+        for number in 0..10_000 {
+            let now = began + Duration::from_millis(number);
+            upstream.meter().began();
+            let (mut tried, mut retried) = (Vec::new(), retry::Retried::default());
+            loop {
+                let mut attempt = upstream.try_engage(&tried, Wish::default(), now).unwrap().unwrap();
+                turns += 1;
+                if !dead.contains(&attempt.endpoint().as_str()) {
+                    attempt.ended(Outcome::Answered(200), now);
+                    break;
+                }
+                attempt.ended(Outcome::Refused, now);
+                tried.push(attempt.endpoint().address().clone());
+                let facts = retry::Facts {
+                    method: &http::Method::POST,
+                    retried,
+                    replayable: true,
+                    shown: false,
+                    reused: false,
+                    another: upstream.has_other(&tried),
+                    listens: upstream.has_other_that_listens(&tried),
+                    allowed: true,
+                    retry_after: false,
+                    left: None,
+                    requests: upstream.meter().requests(),
+                };
+                match upstream.retries().judge(Outcome::Refused, &facts, now, || 0) {
+                    retry::Verdict::Again(again) => retried = again.retried,
+                    retry::Verdict::Enough(_) => {
+                        lost += 1;
+                        break;
+                    }
+                }
+                if !facts.another {
+                    tried.drain(..tried.len() - 1);
+                }
+            }
+        }
+        (turns, lost)
+    }
+
+    #[tokio::test]
+    async fn who_dies_is_not_noticed_and_where_all_have_died_there_is_no_storm() {
+        let all = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+        for balance in ["round_robin", "random", "least_requests"] {
+            for retries in [1, 10] {
+                for dead in [&all[..1], &all[..2]] {
+                    let (turns, lost) = refused(retries, balance, dead).await;
+                    // Where a request is tried twice, the first one may have met both.
+                    assert!(
+                        lost <= u32::from(retries == 1 && dead.len() == 2),
+                        "{lost} lost, {dead:?} of three are dead, {balance}"
+                    );
+                    assert!(turns <= 20_000, "{turns} turns, {dead:?} of three are dead, {balance}");
+                }
+                let (turns, lost) = refused(retries, balance, &all).await;
+                assert!(lost == 10_000 && turns <= 12_500, "{turns} turns, {lost} lost, {balance}");
+            }
+        }
+    }
+
+    /// `tests/allocations.rs` has the others.
+    #[tokio::test]
+    async fn a_client_that_stays_costs_no_allocation() {
+        let upstream =
+            ready("endpoints: [127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3]\nhealth_check: none\nsticky: {key: correct horse battery}")
+                .await;
+        let (at, other) = (upstream.select(&[], None).unwrap(), upstream.select(&[], None).unwrap());
+        let wish = Wish { key: None, at: Some(at.id()) };
+        let tried = [at.address().clone(), other.address().clone()];
+        let pick = || {
+            assert_eq!(upstream.pick(&[], wish, Some(9)).unwrap().address(), at.address());
+            let elsewhere = upstream.pick(&tried, wish, Some(9)).unwrap();
+            assert!(!tried.contains(elsewhere.address()));
+        };
+        pick();
+        let counted = allocation_counter::measure(|| (0..100).for_each(|_| pick()));
+        assert_eq!(counted.count_total, 0, "{counted:?}");
+    }
+
+    /// In a file that is a mistake where it can be seen; what names stand for can't.
+    #[tokio::test]
+    async fn whoever_is_found_twice_is_one_endpoint() {
+        let upstream = ready("endpoints: [{address: 127.0.0.1:7, weight: 3}, localhost:7, localhost:8]").await;
+        let seven = upstream.standings().into_iter().filter(|one| one.address == "127.0.0.1:7").map(|one| one.weight);
+        assert_eq!(seven.collect::<Vec<_>>(), [3]);
     }
 
     #[tokio::test]

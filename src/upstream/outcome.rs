@@ -6,7 +6,9 @@
 pub(crate) enum Outcome {
     /// The head of the final response has come, with this status.
     Answered(u16),
-    /// A connection could not be opened: it was refused, or nobody is there.
+    /// A connection was refused by the endpoint's machine, or by the network: no process there has been troubled.
+    Refused,
+    /// A connection could not be opened otherwise.
     ConnectError,
     /// Nor within its time.
     ConnectTimeout,
@@ -36,7 +38,14 @@ mod tests {
 
     #[test]
     fn all_but_an_answer_below_500_speaks_against_an_endpoint() {
-        let broken = [Outcome::ConnectError, Outcome::ConnectTimeout, Outcome::Reset, Outcome::Timeout, Outcome::Invalid];
+        let broken = [
+            Outcome::Refused,
+            Outcome::ConnectError,
+            Outcome::ConnectTimeout,
+            Outcome::Reset,
+            Outcome::Timeout,
+            Outcome::Invalid,
+        ];
         assert!(broken.iter().all(|outcome| outcome.is_failure() && !outcome.is_answer()));
         let failures = [101, 200, 304, 404, 429, 499, 500, 503, 599].map(|status| Outcome::Answered(status).is_failure());
         assert_eq!(failures, [false, false, false, false, false, false, true, true, true]);

@@ -91,7 +91,10 @@ impl Table {
         } else if ask.tried.is_empty() || !self.has_other(ask.tried) {
             self.order.pick(&moment, has_room)
         } else {
-            self.order.pick(&moment, |place| fresh(place) && has_room(place))
+            // Rather one that is not known to refuse connections.
+            let refuses = |place: usize| self.places[place].endpoint.vitals().is_refusing();
+            let listening = self.order.pick(&moment, |place| fresh(place) && !refuses(place) && has_room(place));
+            listening.or_else(|| self.order.pick(&moment, |place| fresh(place) && refuses(place) && has_room(place)))
         };
         picked.map(|place| &self.places[place].endpoint)
     }
@@ -123,6 +126,13 @@ impl Table {
     /// Whether an endpoint that is given requests is left that is not in `tried`.
     pub(super) fn has_other(&self, tried: &[SocketAddr]) -> bool {
         self.places.iter().zip(&self.open).any(|(place, open)| *open && !tried.contains(place.endpoint.address()))
+    }
+
+    /// And one that did not refuse the latest connection that it was asked for.
+    pub(super) fn has_other_that_listens(&self, tried: &[SocketAddr]) -> bool {
+        let refuses = |place: &Place| place.endpoint.vitals().is_refusing();
+        let mut open = self.places.iter().zip(&self.open).filter(|(_, open)| **open).map(|(place, _)| place);
+        open.any(|place| !refuses(place) && !tried.contains(place.endpoint.address()))
     }
 
     /// All places, in the order of addresses.
@@ -189,7 +199,7 @@ mod tests {
             places in prop::collection::vec((1_u32..4, any::<bool>(), any::<bool>(), any::<bool>()), 0..6),
             failed in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
             turn in any::<usize>(), chance in any::<u64>(), key in any::<Option<u64>>(), balance in balances(),
-            full in any::<u8>(), at in any::<Option<prop::sample::Index>>(),
+            full in any::<u8>(), refusing in any::<u8>(), at in any::<Option<prop::sample::Index>>(),
         ) {
             let at = at.filter(|_| !places.is_empty());
             let places: Vec<Place> = places.into_iter().enumerate().map(|(number, place_of)| place(number, place_of)).collect();
@@ -200,6 +210,11 @@ mod tests {
             let fresh = healthy.iter().any(|address| !tried.contains(address));
             let full: Vec<bool> = places.iter().enumerate().map(|(number, _)| full & (1 << number) != 0).collect();
             places.iter().zip(&full).filter(|(_, full)| **full).for_each(|(place, _)| place.endpoint.vitals().begin());
+            places.iter().enumerate().for_each(|(number, place)| place.endpoint.vitals().refuses(refusing & (1 << number) != 0));
+            let listens = |address: &SocketAddr| {
+                places.iter().any(|place| place.endpoint.address() == address && !place.endpoint.vitals().is_refusing())
+            };
+            let listening: Vec<SocketAddr> = healthy.iter().filter(|address| listens(address)).cloned().collect();
             let at = at.map(|at| at.get(&places).endpoint.id());
             let stay = places.iter().zip(&full).find(|(place, full)| {
                 Some(place.endpoint.id()) == at && !**full && healthy.contains(place.endpoint.address()) && !tried.contains(place.endpoint.address())
@@ -213,10 +228,14 @@ mod tests {
             let due = roomy.iter().any(|address| !fresh || !tried.contains(address));
             prop_assert_eq!(picked.is_some(), due);
             prop_assert_eq!(table.has_other(&tried), fresh);
+            prop_assert_eq!(table.has_other_that_listens(&tried), listening.iter().any(|address| !tried.contains(address)));
             if let Some(picked) = picked {
                 prop_assert!(roomy.contains(&picked));
-                prop_assert!(stay.is_none_or(|stay| stay == picked));
+                prop_assert!(stay.as_ref().is_none_or(|stay| *stay == picked));
                 prop_assert!(!fresh || !tried.contains(&picked));
+                // Whoever moves on goes to one that listens, if there is one.
+                let other = roomy.iter().any(|address| listening.contains(address) && !tried.contains(address));
+                prop_assert!(tried.is_empty() || !fresh || !other || stay.is_some() || listening.contains(&picked));
             }
         }
     }

@@ -78,6 +78,8 @@ pub(super) struct Vitals {
     record: Record,
     /// What requests have found: 0, or a [`Fault`]. Whoever lays out the table takes it.
     suspicion: AtomicU8,
+    /// It refused a connection, and has not answered since.
+    refusing: AtomicBool,
     /// It is given requests.
     open: AtomicBool,
     /// An operator wants it to be given none.
@@ -109,6 +111,7 @@ impl Vitals {
             pool: Pool::new(),
             record: Record::default(),
             suspicion: AtomicU8::new(0),
+            refusing: AtomicBool::new(false),
             open: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -179,6 +182,19 @@ impl Vitals {
     pub(super) fn forget(&self) {
         self.suspicion.store(0, Ordering::Relaxed);
         self.record.forget();
+    }
+
+    /// It has refused a connection, or has answered.
+    pub(super) fn refuses(&self, refusing: bool) {
+        // Mostly it is so already, and then no other thread loses what it knows of this.
+        if self.is_refusing() != refusing {
+            self.refusing.store(refusing, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it refused a connection, and has not answered since.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_open(&self) -> bool {

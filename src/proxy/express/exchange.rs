@@ -33,7 +33,7 @@ use crate::proxy::reply::OVERLOADED;
 use crate::proxy::request::{Act, act};
 use crate::proxy::response::{diagnose, lacks_descriptors};
 use crate::proxy::retry::{Circumstances, once_more};
-use crate::proxy::upstream::{await_response, is_refused, refused, spare_all_but_the_last};
+use crate::proxy::upstream::{await_response, refused, spare_all_but_the_last};
 use crate::proxy::{Expired, affinity};
 use crate::runtime::Action;
 use crate::upstream::{Attempt, Endpoint, Outcome, Parties, Wire, Wish};
@@ -315,8 +315,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         if let Some(mut attempt) = self.ctx.attempt.take() {
             attempt.ended(outcome, Instant::now());
         }
-        self.ctx.connection.clock.expired().is_none()
-            && self.once_more(outcome, Circumstances { refused: is_refused(error), ..Circumstances::default() })
+        self.ctx.connection.clock.expired().is_none() && self.once_more(outcome, Circumstances::default())
     }
 
     /// An exchange broke, or its answer was given up for another try. Whether there is one.

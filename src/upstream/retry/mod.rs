@@ -56,10 +56,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) shown: bool,
     /// The connection had been waiting in the pool.
     pub(crate) reused: bool,
-    /// The endpoint's machine, or the network, has refused the connection: no process there has been troubled.
-    pub(crate) refused: bool,
     /// An endpoint is left that has not failed this request.
     pub(crate) another: bool,
+    /// And one that did not refuse the latest connection that it was asked for.
+    pub(crate) listens: bool,
     /// The process allows a request one more try, for whatever reason.
     pub(crate) allowed: bool,
     /// The answer says when to come back, and that is not at once (RFC 9110 §10.2.3).
@@ -183,8 +183,9 @@ impl Policy {
         if facts.left.is_some_and(|left| left <= wait) {
             return Verdict::Enough(Some(Refusal::Time));
         }
-        // Who is not there has not been asked: the request is no more than one wherever it goes next.
-        let moves_on = facts.refused && facts.another;
+        // Who is not there has not been asked: the request is no more than one wherever it goes next. But where nobody is known to be
+        // there, each request would knock at every door: one that refuses may be asked once to find that out, and not for each request.
+        let moves_on = outcome == Outcome::Refused && facts.listens;
         if !moves_on && self.budget.as_ref().is_some_and(|budget| !budget.take(facts.requests, now)) {
             return Verdict::Enough(Some(Refusal::Budget));
         }
@@ -248,7 +249,7 @@ impl Refusal {
 /// The condition that a try which ended so may fulfil.
 fn condition(outcome: Outcome) -> Option<RetryCondition> {
     match outcome {
-        Outcome::ConnectError | Outcome::ConnectTimeout => Some(RetryCondition::ConnectError),
+        Outcome::Refused | Outcome::ConnectError | Outcome::ConnectTimeout => Some(RetryCondition::ConnectError),
         Outcome::Reset => Some(RetryCondition::Reset),
         Outcome::Timeout => Some(RetryCondition::Timeout),
         Outcome::Answered(429) => Some(RetryCondition::TooManyRequests),
@@ -282,8 +283,8 @@ mod tests {
             replayable: true,
             shown: false,
             reused: false,
-            refused: false,
             another: true,
+            listens: true,
             allowed: true,
             retry_after: false,
             left: None,
@@ -303,7 +304,8 @@ mod tests {
         }
     }
 
-    const OUTCOMES: [Outcome; 14] = [
+    const OUTCOMES: [Outcome; 15] = [
+        Outcome::Refused,
         Outcome::ConnectError,
         Outcome::ConnectTimeout,
         Outcome::Reset,
@@ -328,18 +330,17 @@ mod tests {
     fn a_reason_is_what_the_conditions_name() {
         assert_eq!(
             words(&policy(&format!("{{conditions: {ALL}, budget: none}}")), &facts(&Method::GET)),
-            "connect_error connect_error reset timeout enough enough enough 429 500 enough 502 503 504 enough"
+            "connect_error connect_error connect_error reset timeout enough enough enough 429 500 enough 502 503 504 enough"
         );
         assert_eq!(
             words(&policy("{budget: none}"), &facts(&Method::GET)),
-            "connect_error connect_error enough enough enough enough enough enough enough enough enough enough enough enough"
+            "connect_error connect_error connect_error enough enough enough enough enough enough enough enough enough enough enough enough"
         );
     }
 
     #[test]
     fn of_a_method_that_is_not_listed_only_what_was_not_sent_is_tried_again() {
-        let post =
-            "connect_error connect_error enough enough enough enough enough enough enough enough enough enough enough enough";
+        let post = "connect_error connect_error connect_error enough enough enough enough enough enough enough enough enough enough enough enough";
         assert_eq!(words(&policy(&format!("{{conditions: {ALL}, budget: none}}")), &facts(&Method::POST)), post);
         let listed = policy("{conditions: [reset], methods: [POST]}");
         assert_eq!(word(judged(&listed, Outcome::Reset, &facts(&Method::POST))), "reset");
@@ -402,12 +403,8 @@ mod tests {
         assert_eq!(word(judged(&policy, Outcome::Answered(503), &get)), "the retry budget is spent");
         assert_eq!(word(judged(&policy, Outcome::ConnectTimeout, &get)), "the retry budget is spent");
         assert_eq!(word(judged(&policy, Outcome::ConnectError, &get)), "the retry budget is spent");
-        let refused = Facts { refused: true, ..get };
-        assert_eq!(
-            word(judged(&policy, Outcome::ConnectError, &Facts { another: false, ..refused })),
-            "the retry budget is spent"
-        );
-        assert_eq!(word(judged(&policy, Outcome::ConnectError, &refused)), "connect_error");
+        assert_eq!(word(judged(&policy, Outcome::Refused, &Facts { listens: false, ..get })), "the retry budget is spent");
+        assert_eq!(word(judged(&policy, Outcome::Refused, &get)), "connect_error");
     }
 
     proptest! {

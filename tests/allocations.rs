@@ -29,9 +29,13 @@ fn a_pick_allocates_nothing() {
         for (more, count) in [("", 3), (more, 3), ("", 1_000), (more, 1_000)] {
             let upstream = upstream(balance, more, count);
             runtime.block_on(upstream.prepare(false));
+            let key = || upstream.hash_key().map(|_| upstream.key_of(&[b"/orders/7"]));
+            let failed = upstream.select(&[], key()).unwrap().address().clone();
             let pick = || {
-                let key = upstream.hash_key().map(|_| upstream.key_of(&[b"/orders/7"]));
-                assert!(upstream.select(&[], key).is_some());
+                assert!(upstream.select(&[], key()).is_some());
+                // Nor where it is tried again, at another endpoint.
+                let tried = std::slice::from_ref(&failed);
+                assert!(upstream.has_other(tried) && upstream.select(tried, key()).is_some_and(|next| *next.address() != failed));
             };
             // The first one makes what the thread keeps: its random numbers, its share of numbers.
             pick();

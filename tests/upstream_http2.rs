@@ -49,6 +49,30 @@ fn requests_at_once_share_a_connection() {
     assert!(endpoint.connections() <= 10, "{} connections for 20 requests at once", endpoint.connections());
 }
 
+/// A connection carries 100 requests at once, or as many as the endpoint allows; for one more there is another connection.
+#[test]
+fn a_connection_carries_so_many_streams_and_no_more() {
+    for (allowed, most) in [(250, 100), (7, 7)] {
+        let endpoint = Endpoint::start(Reached { streams: allowed, ..h2c() });
+        let ravelin = proxy(&endpoint, "");
+        let deadline = Deadline::standard();
+        // A listener allows as many streams itself: so there are two clients.
+        let mut clients = [(); 2].map(|()| H2Connection::open(ravelin.address(), deadline).unwrap());
+        // Answers that stay open. Each has begun before the next is asked for.
+        let connections: Vec<String> = (0..most + most / 2)
+            .map(|number| {
+                let client = &mut clients[number % 2];
+                client.request(&Outgoing::get("/half", "a"), deadline).unwrap();
+                let response = client.response_so_far(deadline, |response| !response.body.is_empty()).unwrap();
+                client.forget_oldest();
+                String::from_utf8_lossy(&response.body).split(' ').next().unwrap().to_owned()
+            })
+            .collect();
+        let on = |name: &str| connections.iter().filter(|connection| *connection == name).count();
+        assert_eq!((on("connection=1"), on("connection=2")), (most, most / 2), "{allowed}: {connections:?}");
+    }
+}
+
 #[test]
 fn a_silent_endpoint_is_given_up_and_its_stream_is_reset() {
     let endpoint = Endpoint::start(h2c());

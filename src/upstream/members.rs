@@ -284,3 +284,57 @@ async fn tick(ticks: &mut Option<Interval>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::upstream;
+    use crate::upstream::Upstream;
+    use crate::upstream::health::Thresholds;
+
+    /// Whoever comes back, from an illness or from having been left out, begins with a tenth of its share and gets more and more of it.
+    #[tokio::test]
+    async fn who_returns_starts_slowly() {
+        let section = "endpoints: [127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3]\nslow_start: 10s\noutlier_detection: {eject_for: 30s}";
+        let upstream = Upstream::new("returns", upstream(section), None).unwrap();
+        upstream.lay_out_offline().await;
+        let members = &upstream.members;
+        let mut now = Instant::now();
+        let lay_out = |now: Instant| {
+            members.lay_out(now);
+            let shares: Vec<u32> = members.table().places().iter().map(|place| place.share).collect();
+            shares
+        };
+        let given = || {
+            let mut counts = [0; 3];
+            for _ in 0..210 {
+                let picked = upstream.select(&[], None).unwrap();
+                counts[usize::from(picked.as_str().as_bytes()[10] - b'1')] += 1;
+            }
+            counts
+        };
+        let vitals = members.endpoints()[1].vitals().clone();
+        let probed = |well| vitals.state().health.heard(well, Thresholds { healthy_after: 1, unhealthy_after: 1 });
+        assert_eq!((lay_out(now), given()), (vec![100; 3], [70; 3]), "at the start nobody else serves");
+        for illness in ["a probe fails", "requests fail"] {
+            let rules = members.rules.clone().unwrap();
+            let back = if illness == "a probe fails" {
+                assert!(probed(false));
+                now += Duration::from_secs(1);
+                assert_eq!((lay_out(now)[0], given()), (100, [105, 0, 105]), "{illness}");
+                assert!(probed(true));
+                now
+            } else {
+                let out = vitals.state().ejection.eject(&rules, now);
+                assert_eq!((lay_out(now)[0], given()), (100, [105, 0, 105]), "{illness}");
+                now + out
+            };
+            assert_eq!((lay_out(back), given()), (vec![100, 10, 100], [100, 10, 100]), "{illness}");
+            let shares: Vec<u32> = (1..10).map(|seconds| lay_out(back + Duration::from_secs(seconds))[1]).collect();
+            assert!(shares.is_sorted_by(|a, b| a < b) && shares[0] > 10 && shares[8] < 100, "{illness}: {shares:?}");
+            now = back + Duration::from_secs(10);
+            assert_eq!((lay_out(now), given()), (vec![100; 3], [70; 3]), "{illness}");
+            now += Duration::from_secs(60);
+        }
+    }
+}

@@ -49,9 +49,11 @@ test: check
 	scripts/test
 	scripts/check-conf $(TARGET)/debug
 
-# Suites that take long run only where this is set.
+# Suites that take long run only where this is set. What a debug build can't show, memory and the time of a reload, is asked of the program
+# as it is delivered.
 test-all: export RAVELIN_TEST_ALL = 1
-test-all: test
+test-all: test release
+	RAVELIN_TEST_PROGRAM=$(abspath $(TARGET)/release/ravelin) $(CARGO) test --locked --test idle --test reload -- --test-threads=1 idle large ten_thousand
 
 bench: release
 	$(CARGO) build --locked --release --example bare_pingora --example tls_load

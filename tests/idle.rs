@@ -10,8 +10,10 @@ use std::net::TcpStream;
 use support::tls::{Authority, Client};
 use support::{Answer, Deadline, H2Connection, Origin, Outgoing, Ravelin, Usage, full, may_open};
 
-/// What one may cost in the proxy, as the issue says; a debug build keeps to it too.
-const MOST_KIB: f64 = 8.0;
+/// What one may cost in the proxy, in KiB: half of it in a release build (`RAVELIN_TEST_PROGRAM`), whose tasks are smaller.
+fn most() -> f64 {
+    if std::env::var_os("RAVELIN_TEST_PROGRAM").is_some() { 4.0 } else { 8.0 }
+}
 
 fn connections() -> usize {
     if full() { 10_000 } else { 1_000 }
@@ -57,7 +59,7 @@ fn an_idle_connection_costs_little_memory() {
         }
         stream
     });
-    assert!(each <= MOST_KIB, "{each:.2} KiB each");
+    assert!(each <= most(), "{each:.2} KiB each");
 }
 
 #[test]

@@ -167,25 +167,58 @@ fn ten_thousand_routes_hold_up_no_request() {
     assert!(smooth, "a request waited for a reload");
 }
 
-/// A snapshot of so many routes is some MiB: were one left behind with each reload, or some of one, it would show beside what an allocator keeps.
+/// Reloads after which memory is looked at.
+const EACH: usize = 25;
+/// What an allocator keeps goes up and down: the least of so many looks counts.
+const LOOKS: usize = 4;
+/// Snapshots that are held on purpose, to see what one takes.
+const HELD: usize = 4;
+
+/// After 100 reloads and after 100 more as much memory is in use, to less than what one snapshot of so many routes takes: requests that hold
+/// theirs show how much that is, and that it would be seen.
 #[test]
 fn nothing_of_a_large_configuration_is_left_behind() {
-    const EACH: usize = 25;
     if !is_release() {
         return eprintln!("skipped: a debug build takes minutes for this, so it is for RAVELIN_TEST_PROGRAM");
     }
-    let resident = |ravelin: &Ravelin| Usage::of(ravelin).resident_kib;
-    let small = resident(&Ravelin::start(&routes(1, 0)));
-    let ravelin = Ravelin::start(&routes(10_000, 0));
-    let large = resident(&ravelin);
-    let mut rounds = Vec::new();
-    for round in 0..8 {
-        for n in 1..=EACH {
-            took(&ravelin, 10_000, round * EACH + n);
+    let origin = Origin::start("a", vec![Answer::of(vec![Action::Stall])]);
+    let file = |generation| {
+        let upstream = format!("upstreams: {{a: {{endpoints: [\"{}\"], health_check: none}}}}\n", origin.address());
+        let held = "  held: {match: {paths: [/held]}, upstream: a}\n";
+        format!("{upstream}{}{held}", routes(10_000, generation))
+    };
+    let ravelin = Ravelin::start(&file(0));
+    let mut generation = 0;
+    let mut reload = |times: usize| {
+        for _ in 0..times {
+            generation += 1;
+            fs::write(ravelin.directory().join("ravelin.yaml"), file(generation)).unwrap();
+            ravelin.signal(Signal::HUP).unwrap();
+            let taken = ravelin.wait_for_log(&format!("generation={} ", generation + 1), Deadline::standard());
+            assert!(taken.is_some(), "{}", ravelin.log().text());
         }
-        rounds.push(resident(&ravelin));
-    }
-    eprintln!("1 route: {small} KiB, 10,000: {large} KiB, after each {EACH} reloads more: {rounds:?}");
+        Usage::of(&ravelin).resident_kib
+    };
+    let mut least = |looks: usize| (0..looks).map(|_| reload(EACH)).min().unwrap();
+    let (before, after) = (least(LOOKS), least(LOOKS));
+    let held: Vec<Connection> = (0..HELD)
+        .map(|number| {
+            let mut client = Connection::open(ravelin.address(), Deadline::standard()).unwrap();
+            client.request(&Outgoing::get("/held", "a"), Deadline::standard()).unwrap();
+            origin.wait_for(Deadline::standard(), |record| (record.requests.len() > number).then_some(()));
+            reload(1);
+            client
+        })
+        .collect();
+    let kept = (0..LOOKS).map(|_| reload(EACH)).min().unwrap();
+    drop(held);
+    let one = kept.saturating_sub(after) / HELD as u64;
+    eprintln!(
+        "after {} reloads {before} KiB, after as many more {after} KiB; a snapshot of 10,000 routes takes {one} KiB",
+        EACH * LOOKS
+    );
+    assert!(one > 1024, "four snapshots more are to be seen: {after} KiB, and {kept} KiB with them");
+    assert!(after < before + one, "{before} KiB, {after} KiB");
 }
 
 /// Whether a build is tested of which figures are asked.

@@ -299,6 +299,50 @@ mod tests {
         }
     }
 
+    /// Inputs for each target: on every toolchain, though less cleverly than a fuzzer.
+    const FEW: u64 = 300;
+    const MANY: u64 = 50_000;
+
+    /// An input joined with another, and damaged in a few places.
+    fn damaged(rng: &mut fastrand::Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = rng.choice(corpus).cloned().unwrap_or_default();
+        if rng.u8(..4) == 0 {
+            let other = rng.choice(corpus).map_or(&[][..], Vec::as_slice);
+            input.truncate(rng.usize(..=input.len()));
+            input.extend_from_slice(&other[rng.usize(..=other.len())..]);
+        }
+        for _ in 0..rng.usize(1..5) {
+            let at = rng.usize(..=input.len());
+            let end = input.len().min(at + rng.usize(..9));
+            match rng.u8(..4) {
+                0 if at < input.len() => input[at] ^= 1 << rng.u8(..8),
+                1 if at < input.len() => input[at] = *rng.choice(&[0, b' ', b'\r', b'\n', b':', 0x7f, 0xff]).unwrap(),
+                2 => drop(input.drain(at..end)),
+                _ => {
+                    let again = input[at..end].to_vec();
+                    input.splice(at..at, again);
+                }
+            }
+        }
+        input
+    }
+
+    /// The seed is shown by what fails. Both lanes have a test of their own.
+    #[test]
+    fn the_corpora_hold_when_they_are_damaged() {
+        let seeds = if std::env::var_os("RAVELIN_TEST_ALL").is_some() { MANY } else { FEW };
+        for (name, run) in TARGETS.iter().filter(|(name, _)| !["lanes", "classify"].contains(name)) {
+            let mut paths: Vec<_> =
+                fs::read_dir(folder("corpus").join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+            paths.sort();
+            let corpus: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+            for seed in 0..seeds {
+                println!("{name} seed {seed}");
+                run(&damaged(&mut fastrand::Rng::with_seed(seed), &corpus));
+            }
+        }
+    }
+
     #[test]
     fn every_target_has_its_file() {
         let files: BTreeSet<String> =

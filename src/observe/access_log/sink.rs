@@ -4,6 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,17 @@ impl Sink {
     }
 }
 
+/// Takes turns until one is the last. A panic costs the lines in hand, which count as lost, and not the log.
+fn until_over(queue: &Queue, mut turn: impl FnMut() -> bool) {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut turn)) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(_) => queue.failed("the writer panicked"),
+        }
+    }
+}
+
 struct Writer {
     file: File,
     /// How much is written at once.
@@ -100,7 +112,7 @@ struct Writer {
 impl Writer {
     fn run(mut self, queue: &Queue, mut named: Option<LogFile>) {
         let (mut buffer, mut busy) = (Vec::new(), false);
-        loop {
+        until_over(queue, || {
             let task = queue.next(busy);
             busy = queue.empty(&mut buffer, |bytes| {
                 self.go_on_in(named.as_mut().and_then(LogFile::look_after));
@@ -111,11 +123,14 @@ impl Writer {
                 }
             });
             match task {
-                Task::Write => {}
-                Task::WriteAndReopen => self.go_on_in(named.as_mut().and_then(|file| file.reopen(true))),
-                Task::Finish => return,
+                Task::Write => false,
+                Task::WriteAndReopen => {
+                    self.go_on_in(named.as_mut().and_then(|file| file.reopen(true)));
+                    false
+                }
+                Task::Finish => true,
             }
-        }
+        });
     }
 
     /// In another file from now on, if there is one.
@@ -350,6 +365,20 @@ mod tests {
         queue.empty(&mut Vec::new(), |bytes| writer.write(bytes, &queue));
         let (lost, _, why) = queue.take_losses();
         assert_eq!((lost, why.as_str()), (2, "No space left on device (os error 28)"));
+    }
+
+    #[test]
+    fn a_panic_costs_the_lines_in_hand_and_no_more() {
+        let queue = Queue::new();
+        queue.push(&mut None, |out| out.extend_from_slice(b"a\n"));
+        let mut turns = 0;
+        until_over(&queue, || {
+            turns += 1;
+            queue.empty(&mut Vec::new(), |_| panic!("of a test"));
+            true
+        });
+        let (lost, _, why) = queue.take_losses();
+        assert_eq!((turns, lost, why.as_str()), (2, 1, "the writer panicked"));
     }
 
     #[test]

@@ -153,6 +153,53 @@ backend services
     return [binary, "-db", "-f", path]
 
 
+def envoy(binary, directory, port, endpoints, log, tls):
+    if log or tls:
+        raise Unable("it is here for bodies, over plain HTTP/1.1 and without a log")
+    add = lambda name, value: f"{{header: {{key: {name}, value: '{value}'}}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}}"
+    address = lambda host, port: f"{{address: {{socket_address: {{address: {host}, port_value: {port}}}}}}}"
+    hosts = ", ".join(f"{{endpoint: {address(*endpoint.rsplit(':', 1))}}}" for endpoint in endpoints)
+    path = written(directory, "envoy.yaml", f"""
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          codec_type: HTTP1
+          use_remote_address: true
+          generate_request_id: true
+          always_set_request_id_in_response: true
+          via: "1.1 envoy"
+          request_timeout: 0s
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, suppress_envoy_headers: true}}
+          route_config:
+            request_headers_to_add: [{add("x-forwarded-host", "%REQ(:AUTHORITY)%")}]
+            response_headers_to_add: [{add("x-proxy", "bench")}]
+            virtual_hosts:
+            - {{name: static, domains: [static.example.com], routes: [{{match: {{prefix: /assets/}}, route: {{cluster: services}}}}]}}
+            - name: all
+              domains: ["*"]
+              routes:
+              - {{match: {{prefix: /api/}}, route: {{cluster: services}}}}
+              - {{match: {{prefix: /}}, route: {{cluster: services}}}}
+  clusters:
+  - name: services
+    type: STATIC
+    lb_policy: ROUND_ROBIN
+    connect_timeout: 5s
+    health_checks:
+    - {{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {{}}}}
+    load_assignment: {{cluster_name: services, endpoints: [{{lb_endpoints: [{hosts}]}}]}}
+""")
+    return [binary, "-c", path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
+
+
 def origin(binary, directory, ports, small, large):
     """nginx serves as the origin too: it costs the load's core less than anything of our own would, and is there anyway. What is sent to
     /upload it reads whole before it answers: the body is kept, and somebody else is asked without it."""
@@ -195,5 +242,7 @@ def nginx_paths(directory):
     return " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
 
 
-CONTENDERS = {"ravelin": ravelin, "bare": bare, "nginx": nginx, "haproxy": haproxy}
-PEERS = ("nginx", "haproxy")
+CONTENDERS = {"ravelin": ravelin, "bare": bare, "nginx": nginx, "haproxy": haproxy, "envoy": envoy}
+# Debian has no Envoy, so it takes part where it is asked for.
+USUAL = ("ravelin", "bare", "nginx", "haproxy")
+PEERS = ("nginx", "haproxy", "envoy")

@@ -49,6 +49,17 @@ routes:
     upstream: web
 "#;
 
+const SECRETS: &str = r#"
+listeners: {public: {address: "0.0.0.0:80"}}
+upstreams: {web: {endpoints: [10.0.1.1:8080]}}
+routes:
+  header: {match: {paths: [/vault], headers: {authorization: Bearer hunter2}}, upstream: web}
+  expression: {match: {paths: [/vault], headers: {x-api-key: {regex: "^hunter2.*"}}}, upstream: web}
+  parameter: {match: {paths: [/vault], query: {token: hunter2}}, upstream: web}
+  cookie: {match: {paths: [/vault], cookies: {session: hunter2}}, upstream: web}
+  query: {match: {paths: [/query]}, filters: [{rewrite: {query: {set: {api_key: hunter2}}}}], upstream: web}
+"#;
+
 fn ravelin(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ravelin")).args(arguments).current_dir(directory).output().unwrap()
 }
@@ -145,6 +156,18 @@ fn no_secret_of_the_file_is_shown() {
         let said = explained(arguments);
         assert!(said.contains("***") && !said.contains("hunter2"), "{said}");
     }
+    // Nor what a route wants to see, or puts into a query.
+    for url in ["http://vault.example.com/vault", "http://vault.example.com/query?token=typed"] {
+        for json in [&[][..], &["--json"]] {
+            let said = said("explain", SECRETS, &[json, &[url]].concat());
+            assert!(said.contains("***") && !said.contains("hunter2"), "{said}");
+            assert_eq!(said.contains("token=typed"), url.contains("typed"), "{said}");
+        }
+    }
+    let tests =
+        "tests:\n  - name: query\n    request: {url: \"http://a/query\"}\n    expect: {upstream_request: {query: none}}\n";
+    let failed = said("test", &format!("{SECRETS}{tests}"), &[]);
+    assert!(failed.contains("api_key=***") && !failed.contains("hunter2"), "{failed}");
     // What was typed is no secret to who typed it.
     assert!(explained(&["http://www.example.com/", "-H", "authorization: Basic YTpi"]).contains("Basic YTpi"));
 }

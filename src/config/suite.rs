@@ -42,7 +42,7 @@ pub struct TestRequest {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "IpAddr")]
     pub client: Option<IpAddr>,
-    /// The listener that it comes through. Default: the one with the URL's port, else the first.
+    /// The listener that it comes through. Default: the one with the URL's port, else the first for its scheme.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Name")]
     pub listener: Option<Spanned<Name>>,

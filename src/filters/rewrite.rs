@@ -11,7 +11,7 @@ use serde::Deserialize;
 use self::replace::Replace;
 use crate::config::Spanned;
 use crate::filter::{BuildCx, BuildError, Error, Filter, Flow, Hooks, RequestCx, RequestView};
-use crate::types::{Authority, Phase, Template, path};
+use crate::types::{Authority, Phase, Template, carries_a_secret, path};
 
 /// Settings of `rewrite`. Of the path either `path`, or `regex` and `with`, or `strip_prefix` and `add_prefix` (first the one, then the
 /// other, or one alone).
@@ -116,7 +116,10 @@ impl Filter for Rewrite {
         let path = path.or_else(|| self.replace.as_ref().map(|replace| format!("path {}: {}", req.path(), replace.shown())));
         let host = self.host.as_ref().map(|host| format!("host becomes {host}"));
         let removed = self.remove.iter().map(|name| format!("query loses {name}"));
-        let set = self.set.iter().map(|(name, value)| format!("query gets {name}={value}"));
+        let set = self.set.iter().map(|(name, value)| match carries_a_secret(name) {
+            true => format!("query gets {name}=***"),
+            false => format!("query gets {name}={value}"),
+        });
         Some(path.into_iter().chain(host).chain(removed).chain(set).collect::<Vec<_>>().join(", "))
     }
 }

@@ -8,7 +8,7 @@ use http::header::{COOKIE, HeaderName};
 
 use crate::config::{Match, ValueMatch};
 use crate::router::{Headers, Question};
-use crate::types::Cidr;
+use crate::types::{Cidr, carries_a_secret};
 
 /// How much of a value is shown.
 const SHOWN: usize = 200;
@@ -66,14 +66,14 @@ impl Condition {
         }
     }
 
-    /// As it stands in the file.
+    /// As it stands in the file, but for secrets.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Listeners(listeners) => format!("listeners: {}", list(listeners.iter().map(|(_, name)| name))),
             Self::Methods(methods) => format!("methods: {}", list(methods.iter())),
-            Self::Header(name, value) => format!("headers: {{{name}: {value}}}"),
-            Self::Query(name, value) => format!("query: {{{name}: {value}}}"),
-            Self::Cookie(name, value) => format!("cookies: {{{name}: {value}}}"),
+            Self::Header(name, value) => format!("headers: {{{}}}", named(name.as_str(), value)),
+            Self::Query(name, value) => format!("query: {{{}}}", named(name, value)),
+            Self::Cookie(name, value) => format!("cookies: {{{}}}", named(name, value)),
             Self::ClientIps(networks) => format!("client_ips: {}", list(networks.iter())),
         }
     }
@@ -94,6 +94,13 @@ impl Condition {
             Self::Cookie(name, _) => _ = any_cookie(question.headers, name, &mut note),
         }
         (!seen.is_empty()).then(|| seen.join(", "))
+    }
+}
+
+fn named(name: &str, value: &ValueMatch) -> String {
+    match value {
+        ValueMatch::Exact(_) | ValueMatch::Regex(_) if carries_a_secret(name) => format!("{name}: ***"),
+        _ => format!("{name}: {value}"),
     }
 }
 

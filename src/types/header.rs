@@ -1,5 +1,6 @@
 //! Names of header fields.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -40,9 +41,25 @@ super::from_text!(HeaderName, "HeaderName", "the name of a header field", "patte
 /// Whether fields of this name carry what is for two parties alone: explanations don't show it.
 pub(crate) fn carries_a_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "signature"]
+    ["authorization", "cookie", "token", "secret", "password", "api-key", "api_key", "apikey", "signature", "session"]
         .iter()
         .any(|word| name.contains(word))
+}
+
+/// A query as explanations show it: values that are secrets, and that `typed` has not in the same place, are `***`.
+pub(crate) fn without_secrets<'a>(query: &'a str, typed: Option<&str>) -> Cow<'a, str> {
+    let is_secret = |pair: &str| {
+        let name = pair.split_once('=').map(|(name, _)| name);
+        name.is_some_and(carries_a_secret) && !typed.is_some_and(|typed| typed.split('&').any(|known| known == pair))
+    };
+    if !query.split('&').any(is_secret) {
+        return Cow::Borrowed(query);
+    }
+    let shown = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_secret(pair) => Cow::Owned(format!("{name}=***")),
+        _ => Cow::Borrowed(pair),
+    });
+    Cow::Owned(shown.collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]

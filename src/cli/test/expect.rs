@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::{Expect, ExpectRequest, Spanned};
 use crate::proxy::offline::{Carried, Forwarded};
-use crate::types::{HeaderName, Name, carries_a_secret};
+use crate::types::{HeaderName, Name, carries_a_secret, without_secrets};
 
 /// One expectation that was not met.
 pub(super) struct Mismatch {
@@ -80,7 +80,11 @@ impl Found {
         let head = &sent.head;
         self.name("upstream_request.method", method.as_ref().map(|method| method.as_str()), Some(head.method.as_str()));
         self.name("upstream_request.path", path.as_deref(), Some(head.uri.path()));
-        self.name("upstream_request.query", query.as_deref(), Some(head.uri.query().unwrap_or("")));
+        let got = head.uri.query().unwrap_or("");
+        if let Some(expected) = query.as_deref().filter(|expected| *expected != got) {
+            // What was expected stands in the file that is tested.
+            self.push("upstream_request.query", expected, &without_secrets(got, None));
+        }
         let own = head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         self.name("upstream_request.host", host.as_deref(), own);
         headers.iter().for_each(|(name, value)| self.field("upstream_request.headers", name, value.as_deref(), &head.headers));

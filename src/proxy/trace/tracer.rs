@@ -24,7 +24,7 @@ use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::router::Verdict;
 use crate::runtime::{self, Matched, Snapshot};
-use crate::types::{WordOr, carries_a_secret};
+use crate::types::{WordOr, carries_a_secret, without_secrets};
 use crate::upstream::retry::Reason;
 
 /// What a trace is made with.
@@ -49,7 +49,7 @@ impl Tracer<'_> {
         entrance: Entrance,
         read: Result<(), Error>,
     ) -> Trace {
-        let typed = head.headers.clone();
+        let typed = head.clone();
         let arrival = Arrival::new(&head, exchange, entrance, self.snapshot);
         arrival.take_token(&mut head);
         let admitted = read.and_then(|()| arrival.admit(&mut head, self.via, self.snapshot));
@@ -170,7 +170,7 @@ impl Tracer<'_> {
         claims: Result<WhoAsks, Error>,
         (mut head, body): (RequestHeader, &Bytes),
         exchange: &mut Exchange,
-        typed: &HeaderMap,
+        typed: &RequestHeader,
     ) -> Result<(), Error> {
         claims?.put_in(&mut head)?;
         let (mut run, mut told) = (Run::default(), Vec::new());
@@ -317,15 +317,19 @@ impl Outcome {
 
 impl Sent {
     /// `typed`: what the client sent. It knows that already; of what the configuration adds secrets are not shown.
-    pub(in crate::proxy) fn of(head: &RequestHeader, typed: &HeaderMap, without: Vec<&'static str>) -> Self {
+    pub(in crate::proxy) fn of(head: &RequestHeader, typed: &RequestHeader, without: Vec<&'static str>) -> Self {
         let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
-            let secret = carries_a_secret(name.as_str()) && !typed.get_all(name).iter().any(|sent| sent == value);
+            let secret = carries_a_secret(name.as_str()) && !typed.headers.get_all(name).iter().any(|sent| sent == value);
             let value = if secret { "***".into() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
             (name.as_str().to_owned(), value)
         };
         let mut headers: Vec<(String, String)> = head.headers.iter().map(shown).collect();
         headers.sort();
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let path = if head.uri.path().is_empty() { "/" } else { head.uri.path() };
+        let target = match head.uri.query() {
+            Some(query) => format!("{path}?{}", without_secrets(query, typed.uri.query())),
+            None => path.to_owned(),
+        };
         Self { method: head.method.to_string(), target, headers, without }
     }
 }

@@ -2,12 +2,15 @@
 //! The tenth probe that opens a new one finds out whether a new one can be had; each of the others, whether who was reached still answers.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::poll_immediate;
 use http_body_util::{Empty, Full};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
 
 use super::dial::Reached;
 use super::{Ill, Kind, grpc, http};
@@ -40,9 +43,25 @@ impl Kept {
     pub(super) async fn over(reached: Reached, again: bool) -> Result<Self, Ill> {
         let (io, probes) = (TokioIo::new(reached.stream), if again { 0 } else { PROBES - 1 });
         Ok(if reached.http2 {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            let (sender, connection) = builder.max_header_list_size(HEAD as u32).handshake(io).await.map_err(ill)?;
-            Self { sender: Sender::Http2(sender, reached.scheme), driver: Some(Box::pin(connection)), probes }
+            let beside = Beside::default();
+            let mut builder = http2::Builder::new(beside.clone());
+            let mut opening = std::pin::pin!(builder.max_header_list_size(HEAD as u32).handshake(io));
+            let opened = std::future::poll_fn(|cx| {
+                beside.poll_all(cx);
+                opening.as_mut().poll(cx)
+            });
+            let (sender, connection) = opened.await.map_err(ill)?;
+            let mut connection = Some(connection);
+            let driver = std::future::poll_fn(move |cx| {
+                let ended = connection.as_mut().map_or(Poll::Ready(Ok(())), |connection| Pin::new(connection).poll(cx));
+                if ended.is_ready() {
+                    // Only then the rest says goodbye.
+                    connection = None;
+                }
+                beside.poll_all(cx);
+                ended
+            });
+            Self { sender: Sender::Http2(sender, reached.scheme), driver: Some(Box::pin(driver)), probes }
         } else {
             let (sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(ill)?;
             Self { sender: Sender::Http1(sender), driver: Some(Box::pin(connection)), probes }
@@ -83,7 +102,45 @@ impl Kept {
             Some(driver) => poll_immediate(driver).await.is_none(),
             None => false,
         };
-        Ok((found, Some(self).filter(|_| whole && open && !last)))
+        if whole && open && !last {
+            return Ok((found, Some(self)));
+        }
+        drop(self.sender);
+        if let Some(driver) = self.driver.filter(|_| open) {
+            poll_immediate(driver).await;
+        }
+        Ok((found, None))
+    }
+}
+
+/// Futures that an HTTP/2 connection would have tasks for. Here they get on with it, in the probe's own task: tasks would wake each other, on
+/// other threads, several times for each probe.
+#[derive(Clone, Default)]
+struct Beside(Arc<Mutex<Vec<Work>>>);
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Beside {
+    fn execute(&self, work: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(work));
+    }
+}
+
+impl Beside {
+    fn poll_all(&self, cx: &mut Context<'_>) {
+        let mut left = Vec::new();
+        // What is begun meanwhile is begun at once.
+        loop {
+            let work = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            if work.is_empty() {
+                break;
+            }
+            left.extend(work.into_iter().filter_map(|mut work| match work.as_mut().poll(cx) {
+                Poll::Ready(()) => None,
+                Poll::Pending => Some(work),
+            }));
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
     }
 }
 

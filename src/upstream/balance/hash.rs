@@ -10,9 +10,9 @@ use std::hash::Hasher as _;
 
 use fnv::FnvHasher;
 
-/// Points of an endpoint of average weight. The shares of equals differ by about 4 %. A point takes 12 bytes: the 1,024 endpoints that
-/// discovery finds at most take 8 MiB, and a little more while they are sorted.
-const POINTS: u64 = 640;
+/// Points of an endpoint of average weight. The shares of equals differ by about 6 %. A point takes 12 bytes: the 1,024 endpoints that
+/// discovery finds at most take 4 MiB, and a little more while they are sorted. With twice as many, a pick among a thousand waits for memory.
+const POINTS: u64 = 320;
 
 /// An endpoint as the ring knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +214,7 @@ mod tests {
         let ring = Ring::new(members(&[1, 1, 1], 0));
         let picked: Vec<_> =
             ["a", "b", "c", "d", "e", "f"].iter().map(|key| ring.pick(key_of(&[key.as_bytes()]), |_| true)).collect();
-        assert_eq!(picked, [1, 2, 1, 0, 0, 0].map(Some));
+        assert_eq!(picked, [1, 1, 1, 2, 0, 0].map(Some));
     }
 
     #[test]

@@ -386,6 +386,70 @@ fn the_background_answers_before_the_command_ends_and_tells_why_it_does_not() {
     assert!(said.contains("missing/access.log"), "{said}");
 }
 
+/// Wherever a process is started and wherever it goes then: paths are meant from the file that names them.
+#[test]
+fn the_background_follows_and_removes_files_of_relative_paths() {
+    let place = Place::new("");
+    let folder = place.path().join("conf");
+    fs::create_dir_all(folder.join("more")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    let reserved = support::free_port();
+    let address = format!("127.0.0.1:{}", reserved.port());
+    let config = |status: u16| {
+        format!(
+            "reload: watch\nerror_log: error.log\npid_file: rv.pid\nupgrade_sock: up.sock\n\
+             include: [other.yaml, more/*.yaml]\nerrors: {{404: {{file: page.html}}}}\n\
+             listeners: {{main: {{address: \"{address}\"}}}}\n\
+             routes: {{main: {{match: {{paths: [/main]}}, respond: {{status: {status}}}}}}}\n"
+        )
+    };
+    let route =
+        |name: &str, status: u16| format!("routes: {{{name}: {{match: {{paths: [/{name}]}}, respond: {{status: {status}}}}}}}\n");
+    write("ravelin.yaml", &config(200));
+    write("other.yaml", &route("other", 200));
+    write("more/a.yaml", &route("a", 200));
+    write("page.html", "before");
+    let start = |upgrade: &[&str]| {
+        let arguments = ["run", "-d", "-c", "conf/ravelin.yaml"];
+        let mut command = Launch::new(place.path()).arguments(arguments.iter().chain(upgrade)).spawn().unwrap();
+        let status = command.wait_for_exit(Deadline::standard()).expect("the command ends");
+        assert!(status.success(), "{}", command.log().text());
+        Background(fs::read_to_string(folder.join("rv.pid")).unwrap().trim().parse().unwrap())
+    };
+    let first = start(&[]);
+
+    let changed = [
+        ("ravelin.yaml", config(201)),
+        ("other.yaml", route("other", 201)),
+        ("more/a.yaml", route("a", 201)),
+        ("more/b.yaml", route("b", 201)),
+        ("page.html", "after the change".to_owned()),
+    ];
+    let log = || fs::read_to_string(folder.join("error.log")).unwrap();
+    for ((name, text), generation) in changed.iter().zip(2..) {
+        write(name, text);
+        let deadline = Deadline::standard();
+        while !log().contains(&format!("configuration reloaded cause=watch generation={generation} ")) {
+            assert!(!deadline.passed(), "{name} is not followed\n{}", log());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    for path in ["/main", "/other", "/a", "/b"] {
+        assert_eq!(support::get(&address, path), 201, "{path}");
+    }
+
+    let second = start(&["-u"]);
+    assert_ne!(first.0, second.0);
+    first.signal("QUIT");
+    first.gone(Deadline::standard());
+    second.signal("TERM");
+    second.gone(Deadline::standard());
+    for name in ["rv.pid", "rv.pid.old", "up.sock"] {
+        assert!(!folder.join(name).exists(), "{name} is left behind\n{}", log());
+        assert!(!place.path().join(name).exists(), "{name} is where the process was started");
+    }
+}
+
 /// A process in the background, which is nobody's child.
 struct Background(u32);
 

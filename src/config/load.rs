@@ -190,7 +190,10 @@ impl Loader<'_> {
         let full = full.to_string_lossy();
         let found = match glob::glob_with(&full, GLOB) {
             Ok(found) => {
-                self.report.searched(full.into_owned());
+                // Absolute, as the files of the report are. The directory may be empty.
+                let absolute = std::path::absolute(Path::new(".").join(directory)).unwrap_or_else(|_| directory.to_owned());
+                let escaped = Pattern::escape(&absolute.to_string_lossy());
+                self.report.searched(Path::new(&escaped).join(&pattern.value).to_string_lossy().into_owned());
                 found
             }
             Err(error) => {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Span;
 use crate::config::de::{self, Scope};
 use crate::config::env::Environment;
+use crate::config::load::beside;
 use crate::config::report::{Diagnostic, Report};
 use crate::config::tree::{Form, Kind, NodeId, Tree, parse_int};
 
@@ -161,6 +162,12 @@ pub(crate) fn decode(
             report.push(Diagnostic::error(tree.place(entry.value), message).hint("write 1"));
         }
         _ => conf.version = 1,
+    }
+    // Like all paths of the file, from wherever it was started: a daemon goes to another directory.
+    for path in [&mut conf.pid_file, &mut conf.upgrade_sock].into_iter().chain(&mut conf.error_log).chain(&mut conf.ca_file) {
+        if !path.is_empty() {
+            *path = beside(&surroundings.config, Path::new(path)).display().to_string();
+        }
     }
     refuse_what_pingora_would_panic_on(tree, node, &conf, report);
     if given("threads").is_none() {
@@ -361,6 +368,12 @@ mod tests {
     fn what_is_given_stays() {
         let conf = decoded("threads: 2\nuser: www\npid_file: /run/x.pid\ngrace_period_seconds: 5\nmax_retries: 3\n").unwrap();
         assert_eq!((conf.threads, conf.user.as_deref(), conf.pid_file.as_str()), (2, Some("www"), "/run/x.pid"));
+        let relative = decoded("pid_file: a/x.pid\nupgrade_sock: up.sock\nerror_log: error.log\n").unwrap();
+        assert_eq!(
+            (relative.pid_file.as_str(), relative.upgrade_sock.as_str()),
+            ("/etc/ravelin/a/x.pid", "/etc/ravelin/up.sock")
+        );
+        assert_eq!(relative.error_log.as_deref(), Some("/etc/ravelin/error.log"));
         assert_eq!((conf.grace_period_seconds, conf.max_retries), (Some(5), 3));
     }
 

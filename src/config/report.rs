@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Span;
 use crate::config::render::Renderer;
@@ -36,6 +36,8 @@ pub struct Report {
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// Its path, from wherever it is looked at: a daemon goes to another directory.
+    path: PathBuf,
 }
 
 /// How bad a [`Diagnostic`] is.
@@ -157,17 +159,17 @@ impl Report {
         Renderer { report: self, colours }.report()
     }
 
-    /// The files that were read.
+    /// The files that were read: absolute paths.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.sources.iter().map(|source| PathBuf::from(&source.name)).chain(self.others.iter().cloned()).collect()
+        self.sources.iter().map(|source| source.path.clone()).chain(self.others.iter().cloned()).collect()
     }
 
     /// Notes that a file was read that is no source: nothing points into it.
     pub(crate) fn also_read(&mut self, file: PathBuf) {
-        self.others.push(file);
+        self.others.push(absolute(&file));
     }
 
-    /// Notes a pattern by which files are found: there may be others another time.
+    /// Notes an absolute pattern by which files are found: there may be others another time.
     pub(crate) fn searched(&mut self, pattern: String) {
         self.patterns.push(pattern);
     }
@@ -190,7 +192,9 @@ impl Report {
     /// Takes in a file; its index goes into the spans.
     pub(crate) fn add_source(&mut self, name: impl Into<String>, text: impl Into<String>) -> u16 {
         let index = self.sources.len();
-        self.sources.push(Source { name: name.into(), text: text.into() });
+        let name = name.into();
+        let path = absolute(Path::new(&name));
+        self.sources.push(Source { name, text: text.into(), path });
         u16::try_from(index).unwrap_or(u16::MAX)
     }
 
@@ -307,6 +311,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false))
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -127,7 +127,8 @@ fn reloads_leave_nothing_behind() {
 
 /// The same, where one generation in 50 is lost: that it is seen shows that the bound is one.
 fn generations_that_are_left_behind_are_seen() {
-    let (usages, _) = reloaded(&[(LEAKS, "1")], |usages| usages.len() > 2);
+    // An allocator may have had room for the first that are lost.
+    let (usages, _) = reloaded(&[(LEAKS, "1")], |usages| usages.len() > ROUNDS || (usages.len() > 2 && !stays(usages)));
     eprintln!("each {RELOADS} reloads, with a leak: {usages:?}");
     assert!(!stays(&usages), "{usages:?}");
 }

@@ -158,6 +158,17 @@ fn what_asks_needs_no_keys() {
 }
 
 #[test]
+fn files_that_are_missing_are_missing_in_the_same_words() {
+    let said = check(
+        "listeners:\n  main: {address: 127.0.0.1:8443, tls: {certificates: [{cert: no.pem, key: no.key}]}}\n\
+         errors: {404: {file: no.html}}\nroutes: {all: {respond: {}}}\n",
+        &[],
+    );
+    assert!(said.contains("no.pem: no such file or directory"), "{said}");
+    assert!(said.contains("no.html: no such file or directory") && !said.contains("os error"), "{said}");
+}
+
+#[test]
 fn every_configuration_of_ours_passes_check() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = vec!["conf/ravelin.yaml".to_owned()];

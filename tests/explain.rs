@@ -377,6 +377,23 @@ mod a_filter_of_ones_own {
     }
 }
 
+#[test]
+fn what_is_missing_is_the_url() {
+    let said = explained(&[]);
+    assert!(said.contains("error: there is no URL to explain") && said.contains("[METHOD] <URL>"), "{said}");
+    assert!(said.ends_with("exit 2") && !said.contains("<METHOD>"), "{said}");
+    // A method may stand apart from its URL.
+    let said = said_apart();
+    assert!(said.starts_with("POST "), "{said}");
+}
+
+fn said_apart() -> String {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("edge.yaml"), FILE).unwrap();
+    let output = ravelin(directory.path(), &["explain", "POST", "-c", "edge.yaml", "https://api.example.com/v1/orders"]);
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Offline, a head is read as a connection reads it, by the limits of its listener.
 #[test]
 fn heads_that_no_connection_takes_are_refused_offline_with_the_same_status() {

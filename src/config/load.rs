@@ -399,7 +399,7 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// The system's words, without the number.
-fn in_words(error: &std::io::Error) -> String {
+pub(crate) fn in_words(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -60,7 +60,7 @@ pub use file::Reload;
 pub use hardening::Hardening;
 pub use limits::{Limits, ListenerLimits};
 pub use listener::{ForwardedHeader, Listener, ProxyProtocol, TrustForwarded, Underscores};
-pub(crate) use load::{found_by, load_partial, load_with_tests, would_find};
+pub(crate) use load::{found_by, in_words, load_partial, load_with_tests, would_find};
 pub use load::{load, parse};
 pub use matches::{Conditions, Match, PathMatch, ValueMatch};
 pub use mirror::Mirror;

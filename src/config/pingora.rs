@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::config::Span;
 use crate::config::de::{self, Scope};
 use crate::config::env::Environment;
-use crate::config::load::beside;
+use crate::config::load::{beside, in_words};
 use crate::config::report::{Diagnostic, Report};
 use crate::config::tree::{Form, Kind, NodeId, Tree, parse_int};
 
@@ -231,7 +231,7 @@ fn refuse_what_pingora_would_panic_on(tree: &Tree, node: NodeId, conf: &ServerCo
         refuse("client_bind_to_ipv6", "these must be IPv6 addresses, without a port".to_owned());
     }
     if let Some(Err(error)) = conf.ca_file.as_ref().map(std::fs::File::open) {
-        refuse("ca_file", format!("the file can't be read: {error}"));
+        refuse("ca_file", format!("the file can't be read: {}", in_words(&error)));
     }
 }
 

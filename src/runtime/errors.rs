@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::config::{Diagnostic, ErrorPage, Errors, Report};
+use crate::config::{self, Diagnostic, ErrorPage, Errors, Report};
 use crate::filter::{InvalidField, Reply};
 use crate::types::{Template, Values, Variable};
 
@@ -83,14 +83,14 @@ impl Page {
 }
 
 fn text_of(file: &Path) -> Result<String, String> {
-    let metadata = fs::metadata(file).map_err(|error| error.to_string())?;
+    let metadata = fs::metadata(file).map_err(|error| config::in_words(&error))?;
     if !metadata.is_file() {
         return Err("this is no file".to_owned());
     }
     if metadata.len() > MAX {
         return Err("the body of an error can be 1 MiB at most".to_owned());
     }
-    let bytes = fs::read(file).map_err(|error| error.to_string())?;
+    let bytes = fs::read(file).map_err(|error| config::in_words(&error))?;
     String::from_utf8(bytes).map_err(|_| "this is no text in UTF-8".to_owned())
 }
 

@@ -115,6 +115,9 @@ pub enum ListenAddressError {
     /// A unix socket that can't be one.
     #[error("`{0}` is no unix socket: write unix:/path, of at most 107 characters")]
     Unix(String),
+    /// A port that there can't be.
+    #[error("`{0}` has a port over 65535, which there is not")]
+    Port(String),
     /// A name.
     #[error("`{0}` is no IP address with a port: write 0.0.0.0:80, [::]:80 or unix:/path")]
     Malformed(String),
@@ -134,7 +137,11 @@ impl FromStr for ListenAddress {
         if text.parse::<IpAddr>().is_ok() || text == "localhost" {
             return Err(ListenAddressError::NoPort(own()));
         }
+        let too_large =
+            |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty() && port.parse::<u16>().is_err();
+        let is_host = |host: &str| ["localhost", "*", ""].contains(&host) || format!("{host}:0").parse::<SocketAddr>().is_ok();
         match text.rsplit_once(':') {
+            Some((host, port)) if too_large(port) && is_host(host) => Err(ListenAddressError::Port(own())),
             Some(("localhost", port)) => {
                 let port = port.parse().map_err(|_| ListenAddressError::Malformed(own()))?;
                 Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into()))
@@ -199,6 +206,10 @@ mod tests {
         assert!(matches!(address(":80"), Err(ListenAddressError::EveryInterface { .. })));
         assert!(matches!(address("127.0.0.1"), Err(ListenAddressError::NoPort(_))));
         assert!(matches!(address("example.com:80"), Err(ListenAddressError::Malformed(_))));
+        for bad in ["127.0.0.1:244430", "[::]:65536", "localhost:65536", ":99999", "*:99999999999999999999"] {
+            assert_eq!(address(bad).unwrap_err().to_string(), format!("`{bad}` has a port over 65535, which there is not"));
+        }
+        assert!(matches!(address("127.0.0.1:"), Err(ListenAddressError::Malformed(_))));
         assert!(matches!(address("unix:"), Err(ListenAddressError::Unix(_))));
     }
 }

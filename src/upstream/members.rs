@@ -190,12 +190,12 @@ impl Members {
         let vitals = endpoint.vitals();
         let (drained, mut state) = (vitals.is_drained(), vitals.state());
         let ejected = self.rules.is_some() && state.ejection.is_out(now);
+        let healthy = self.check.is_none() || state.health.is_healthy();
         if std::mem::replace(&mut state.out, ejected) && !ejected {
             // Tries from before it was left out say nothing of it any more.
             vitals.forget();
-            log::info!("endpoint is given requests again upstream={} endpoint={}", self.name, endpoint.as_str());
+            log::info!("{} upstream={} endpoint={}", back(healthy, drained), self.name, endpoint.as_str());
         }
-        let healthy = self.check.is_none() || state.health.is_healthy();
         drop(state);
         Place { endpoint, weight, healthy, ejected, drained, share: ramp::WHOLE }
     }
@@ -270,6 +270,15 @@ impl Members {
     }
 }
 
+/// What is said of an endpoint that requests do not speak against any more.
+fn back(healthy: bool, drained: bool) -> &'static str {
+    match (healthy, drained) {
+        (true, false) => "endpoint is given requests again",
+        (false, _) => "endpoint is left out no more for its requests, but is unhealthy still",
+        (true, true) => "endpoint is left out no more for its requests, but is drained",
+    }
+}
+
 fn every(interval: Option<Duration>) -> Option<Interval> {
     interval.map(|interval| {
         let mut ticks = tokio::time::interval(interval);
@@ -291,6 +300,13 @@ mod tests {
     use crate::config::testing::upstream;
     use crate::upstream::Upstream;
     use crate::upstream::health::Thresholds;
+
+    #[test]
+    fn who_is_out_for_another_reason_is_not_said_to_be_given_requests() {
+        assert!(back(true, false).contains("given requests"));
+        assert!(back(false, false).contains("is unhealthy") && back(false, true).contains("is unhealthy"));
+        assert!(back(true, true).contains("is drained"));
+    }
 
     /// Whoever comes back, from an illness or from having been left out, begins with a tenth of its share and gets more and more of it.
     #[tokio::test]

@@ -18,11 +18,13 @@ use crate::types::{Method, Url};
 /// How many routes whose host or path does not match are told of by default, where no others are.
 const FAR: usize = 5;
 
+const USAGE: &str = "ravelin explain [OPTIONS] [METHOD] <URL>";
+
 #[derive(clap::Args)]
-#[command(override_usage = "ravelin explain [OPTIONS] [METHOD] <URL>")]
+#[command(override_usage = USAGE)]
 pub(super) struct Args {
     /// The request: its method (default: GET) and its URL.
-    #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2, required = true)]
+    #[arg(value_names = ["METHOD", "URL"], num_args = 1..=2)]
     request: Vec<String>,
     #[command(flatten)]
     conf: Conf,
@@ -45,6 +47,11 @@ pub(super) struct Args {
 
 /// Exit status 0: a route takes the request.
 pub(super) fn explain(args: Args, registry: &Registry) -> ExitCode {
+    // Clap, which takes the first of two for the one that there must be, would ask for a method.
+    if args.request.is_empty() {
+        fail(&format!("there is no URL to explain\n\nUsage: {USAGE}\n\nFor more information, try '--help'."));
+        return ExitCode::from(2);
+    }
     let far = if args.all { usize::MAX } else { FAR };
     let (conf, json) = (args.conf.clone(), args.json);
     let question = match question(args) {

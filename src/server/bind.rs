@@ -2,10 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener as StdUnixListener;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
@@ -97,44 +97,46 @@ impl Socket {
     pub(super) fn close(self, most: usize) -> Vec<io::Result<Connected>> {
         match self {
             Self::Tcp(listener) => {
-                let waiting = match listener.into_std() {
-                    Ok(listener) => take_all(most, || listener.accept()),
-                    Err(error) => return vec![Err(error)],
-                };
-                let opened = waiting.into_iter().map(|(stream, client)| {
+                let open = |(stream, client): (StdTcpStream, SocketAddr)| {
                     stream.set_nodelay(true)?;
                     stream.set_nonblocking(true)?;
                     Ok((Wire::Tcp(TcpStream::from_std(stream)?), Some(client)))
-                });
-                opened.collect()
+                };
+                take_all(most, listener.into_std(), StdTcpListener::accept, open)
             }
             Self::Unix { listener, file } => {
                 drop(file);
-                let waiting = match listener.into_std() {
-                    Ok(listener) => take_all(most, || listener.accept()),
-                    Err(error) => return vec![Err(error)],
-                };
-                let opened = waiting.into_iter().map(|(stream, _)| {
+                let open = |(stream, _): (StdUnixStream, UnixAddr)| {
                     stream.set_nonblocking(true)?;
                     Ok((Wire::Unix(UnixStream::from_std(stream)?), None))
-                });
-                opened.collect()
+                };
+                take_all(most, listener.into_std(), StdUnixListener::accept, open)
             }
         }
     }
 }
 
-/// All that can be had now.
-fn take_all<T>(most: usize, mut next: impl FnMut() -> io::Result<T>) -> Vec<T> {
+/// Accepts all that can be had now, and closes; only then are they opened.
+fn take_all<L, T>(
+    most: usize,
+    listener: io::Result<L>,
+    accept: fn(&L) -> io::Result<T>,
+    open: impl Fn(T) -> io::Result<Connected>,
+) -> Vec<io::Result<Connected>> {
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => return vec![Err(error)],
+    };
     let mut taken = Vec::with_capacity(most.min(64));
     while taken.len() < most {
-        match next() {
+        match accept(&listener) {
             Ok(one) => taken.push(one),
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
             Err(_) => break,
         }
     }
-    taken
+    drop(listener);
+    taken.into_iter().map(open).collect()
 }
 
 /// An address that can't be had.

@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::config::CertificateFiles;
+use crate::config::{self, CertificateFiles};
 use crate::tls::certificate::Part;
 use crate::tls::{Certificate, CertificateError};
 
@@ -79,10 +79,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertificateError> {
     if bytes.len() as u64 > MAX { Err(CertificateError::TooLarge) } else { Ok(bytes) }
 }
 
-/// The system's words, without the number.
+/// The system's words.
 fn in_words(error: io::Error) -> io::Error {
-    let text = error.to_string();
-    io::Error::new(error.kind(), text.split(" (os error").next().unwrap_or(&text).to_lowercase())
+    io::Error::new(error.kind(), config::in_words(&error))
 }
 
 /// Follows what is in files from one look at their stamps to the next.

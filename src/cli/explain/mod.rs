@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Who is connected.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
-    /// The listener that it comes through [default: the one with the URL's port, else the first for its scheme for its scheme].
+    /// The listener that it comes through [default: the one with the URL's port, else the first for its scheme].
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     /// Tell of every route, also of those whose host or path does not match.

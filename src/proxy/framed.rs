@@ -24,6 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::proxy::followed::Unsound;
+use crate::proxy::frame::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PADDED, PRIORITY, PUSH_PROMISE, RST_STREAM, WINDOW_UPDATE,
+};
 use crate::proxy::hpack::{Blocks, Pseudo};
 use crate::proxy::judge::{HEAD_MAX, INFORMATIONAL_MAX, INVALID, Refused, TOO_LARGE, known};
 use crate::proxy::wrapping::passes_on;
@@ -170,53 +173,6 @@ impl fmt::Debug for Framed {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const PUSH_PROMISE: u8 = 5;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const PRIORITY: u8 = 0x20;
-
-/// The head of a frame (RFC 9113 §4.1), of which some may have come, and how much of the frame is to come behind it.
-#[derive(Debug, Default)]
-struct Frame {
-    head: [u8; 9],
-    have: usize,
-    left: usize,
-}
-
-impl Frame {
-    /// Takes bytes of a head. Says how many, and whether it is whole.
-    fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
-        let here = (self.head.len() - self.have).min(bytes.len());
-        self.head[self.have..self.have + here].copy_from_slice(&bytes[..here]);
-        self.have += here;
-        let whole = self.have == self.head.len();
-        if whole {
-            self.have = 0;
-            self.left = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
-        }
-        (here, whole)
-    }
-
-    fn kind(&self) -> u8 {
-        self.head[3]
-    }
-
-    fn has(&self, flag: u8) -> bool {
-        self.head[4] & flag != 0
-    }
-
-    fn stream(&self) -> u32 {
-        u32::from_be_bytes([self.head[5] & 0x7f, self.head[6], self.head[7], self.head[8]])
-    }
-}
-
 /// What goes to the endpoint.
 #[derive(Debug)]
 struct Asked {
@@ -225,9 +181,7 @@ struct Asked {
 
 impl Default for Asked {
     fn default() -> Self {
-        /// The connection preface (RFC 9113 §3.4).
-        const PREFACE: usize = 24;
-        Self { frame: Frame { left: PREFACE, ..Frame::default() } }
+        Self { frame: Frame::behind_preface() }
     }
 }
 

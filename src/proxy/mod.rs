@@ -16,6 +16,7 @@ mod express;
 mod failure;
 mod followed;
 mod forwarded;
+pub(crate) mod frame;
 mod framed;
 mod grpc;
 mod head;

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use crate::proxy::Purse;
+use crate::proxy::frame::{CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, RST_STREAM, WINDOW_UPDATE};
 
 /// PING, SETTINGS, PRIORITY, CONTINUATION, frames of unknown kinds, and DATA that is empty. A gRPC client sends a PING with each burst of
 /// data; nobody sends hundreds a second for long.
@@ -21,18 +22,10 @@ const RESETS_PER_STREAM: f64 = 0.5;
 /// So many bytes that we send explain a WINDOW_UPDATE.
 const BYTES_PER_UPDATE: f64 = 64.0;
 
-/// The client's connection preface (RFC 9113 §3.4).
-const PREFACE: usize = 24;
-const HEAD: usize = 9;
-
 /// Follows the frames that a client sends.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes until the next frame's head.
-    skip: usize,
-    head: [u8; HEAD],
-    /// How much of the head has come.
-    have: usize,
+    frame: Frame,
     /// The last stream that was opened, and how many were.
     last: u32,
     opened: u32,
@@ -56,17 +49,7 @@ impl Frames {
     /// Before the preface.
     pub(super) fn new() -> Self {
         let block = Block::default();
-        Self {
-            skip: PREFACE,
-            head: [0; HEAD],
-            have: 0,
-            last: 0,
-            opened: 0,
-            block,
-            control: CONTROL,
-            updates: UPDATES,
-            resets: RESETS,
-        }
+        Self { frame: Frame::behind_preface(), last: 0, opened: 0, block, control: CONTROL, updates: UPDATES, resets: RESETS }
     }
 
     /// So many bytes went to the client.
@@ -78,21 +61,18 @@ impl Frames {
     pub(super) fn take(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
-            if self.skip > 0 {
-                let here = self.skip.min(bytes.len() - at);
-                self.skip -= here;
+            if self.frame.left > 0 {
+                let here = self.frame.left.min(bytes.len() - at);
+                self.frame.left -= here;
                 at += here;
-                self.block.passed(self.skip);
+                self.block.passed(self.frame.left);
                 continue;
             }
-            self.head[self.have] = bytes[at];
-            self.have += 1;
-            at += 1;
-            if self.have == HEAD {
-                self.have = 0;
-                self.skip = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize;
-                self.block.frame(self.head[3], self.head[4]);
-                self.block.passed(self.skip);
+            let (here, whole) = self.frame.take(&bytes[at..]);
+            at += here;
+            if whole {
+                self.block.frame(&self.frame);
+                self.block.passed(self.frame.left);
                 if !self.spend(&now) {
                     return Some(at);
                 }
@@ -108,24 +88,19 @@ impl Frames {
     }
 
     fn spend(&mut self, now: &impl Fn() -> Instant) -> bool {
-        const END_STREAM: u8 = 1;
-        match self.head[3] {
-            // DATA
-            0 if self.skip > 0 || self.head[4] & END_STREAM != 0 => true,
-            // HEADERS
-            1 => {
+        match self.frame.kind() {
+            DATA if self.frame.left > 0 || self.frame.has(END_STREAM) => true,
+            HEADERS => {
                 self.resets.earn(RESETS_PER_STREAM);
-                let stream = u32::from_be_bytes([self.head[5] & 0x7f, self.head[6], self.head[7], self.head[8]]);
+                let stream = self.frame.stream();
                 if stream > self.last {
                     self.last = stream;
                     self.opened = self.opened.saturating_add(1);
                 }
                 true
             }
-            // RST_STREAM
-            3 => self.resets.spend(now()),
-            // WINDOW_UPDATE
-            8 => self.updates.spend(now()),
+            RST_STREAM => self.resets.spend(now()),
+            WINDOW_UPDATE => self.updates.spend(now()),
             _ => self.control.spend(now()),
         }
     }
@@ -137,17 +112,16 @@ impl Frames {
 
     /// How many bytes belong to the frame whose head has passed last: what has to pass before another frame may begin.
     pub(super) fn rest(&self) -> usize {
-        self.skip
+        self.frame.left
     }
 }
 
 impl Block {
-    fn frame(&mut self, kind: u8, flags: u8) {
-        const END_HEADERS: u8 = 4;
+    fn frame(&mut self, frame: &Frame) {
         // HEADERS begins one; behind it comes CONTINUATION alone, or the connection ends.
-        if kind == 1 || (kind == 9 && self.begun) {
+        if frame.kind() == HEADERS || (frame.kind() == CONTINUATION && self.begun) {
             self.begun = true;
-            self.ending = flags & END_HEADERS != 0;
+            self.ending = frame.has(END_HEADERS);
         }
     }
 
@@ -165,9 +139,9 @@ pub(super) fn last_straw() -> Vec<u8> {
     const PIECES: usize = 160;
     const STREAM: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
     let frame = |kind: u8| [&[0, 0, 0, kind, 0], &STREAM[..]].concat();
-    let mut frames = frame(1);
+    let mut frames = frame(HEADERS);
     for _ in 0..PIECES {
-        frames.extend(frame(9));
+        frames.extend(frame(CONTINUATION));
     }
     frames
 }
@@ -177,6 +151,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::proxy::frame::{HEAD, PREFACE};
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
@@ -252,7 +227,7 @@ mod tests {
             assert_eq!(frames.take(std::slice::from_ref(byte), || now), None);
         }
         assert_eq!(frames.control.left(), 998.0);
-        assert_eq!((frames.skip, frames.have), (0, 0));
+        assert!(frames.frame.is_between());
     }
 
     #[test]

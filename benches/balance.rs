@@ -1,55 +1,83 @@
 //! What picking an endpoint costs, with 3 and with 1,000 of them, by each algorithm.
 //!
-//! `cargo bench --bench balance` prints it as a table: the time of a pick as a request pays for it, with a key of its own where one is
-//! asked for; and what laying out the table costs when an endpoint falls ill or returns.
+//! `cargo bench --bench balance` prints both: `pick`, the time of a pick as a request pays for it, with a key of its own where one is
+//! asked for; and `lay out`, what laying out the table costs when an endpoint falls ill or returns.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may fail loudly, and speaks to a person")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench may fail loudly; criterion's macros write functions without a document"
+)]
 
 use std::fmt::Write as _;
-use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
+use std::time::Duration;
 
+use criterion::{BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use ravelin::config::{NoFilters, parse};
 use ravelin::upstream::Upstream;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How many picks are timed at once, and how often; the median counts.
-const BATCH: usize = 50_000;
-const ROUNDS: usize = 15;
+/// Requests that take turns: each has a key of its own.
+const REQUESTS: usize = 50_000;
 
-const BALANCES: [&str; 5] = ["round_robin", "random", "least_requests", "peak_ewma", "{hash: {key: uri}}"];
+const COUNTS: [usize; 2] = [3, 1_000];
 
-fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    println!("\n{:<22}{:>10}{:>12}{:>14}", "balance", "endpoints", "ns/pick", "ms/lay out");
-    for balance in BALANCES {
-        for count in [3, 1_000] {
+const BALANCES: [(&str, &str); 5] = [
+    ("round_robin", "round_robin"),
+    ("random", "random"),
+    ("least_requests", "least_requests"),
+    ("peak_ewma", "peak_ewma"),
+    ("hash", "{hash: {key: uri}}"),
+];
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = pick, lay_out
+}
+criterion_main!(benches);
+
+fn pick(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let paths: Vec<String> = (0..REQUESTS).map(|number| format!("/orders/{number}?a=b")).collect();
+    let mut group = criterion.benchmark_group("pick");
+    for (name, balance) in BALANCES {
+        for count in COUNTS {
             let upstream = upstream(balance, count);
             runtime.block_on(upstream.prepare(false));
-            let before = Instant::now();
-            runtime.block_on(upstream.prepare(false));
-            let laid_out = before.elapsed().as_secs_f64() * 1e3;
-            println!("{balance:<22}{count:>10}{:>12.0}{laid_out:>14.2}", pick_time(&upstream));
+            let mut requests = paths.iter().cycle();
+            group.bench_function(BenchmarkId::new(name, count), |bencher| {
+                bencher.iter(|| {
+                    let path = requests.next().unwrap();
+                    let key = upstream.hash_key().map(|_| upstream.key_of(&[path.as_bytes()]));
+                    upstream.select(&[], key).unwrap()
+                });
+            });
         }
     }
+    group.finish();
 }
 
-fn pick_time(upstream: &Upstream) -> f64 {
-    let paths: Vec<String> = (0..BATCH).map(|number| format!("/orders/{number}?a=b")).collect();
-    let mut times: Vec<f64> = Vec::new();
-    for _ in 0..ROUNDS {
-        let before = Instant::now();
-        for path in &paths {
-            let key = upstream.hash_key().map(|_| upstream.key_of(&[path.as_bytes()]));
-            assert!(black_box(upstream.select(black_box(&[]), key)).is_some());
+fn lay_out(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = criterion.benchmark_group("lay out");
+    group.sampling_mode(SamplingMode::Flat);
+    for (name, balance) in BALANCES {
+        for count in COUNTS {
+            let upstream = upstream(balance, count);
+            group.bench_function(BenchmarkId::new(name, count), |bencher| {
+                bencher.iter(|| runtime.block_on(upstream.prepare(false)))
+            });
         }
-        times.push(before.elapsed().as_secs_f64() * 1e9 / BATCH as f64);
     }
-    times.sort_by(f64::total_cmp);
-    times[ROUNDS / 2]
+    group.finish();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn upstream(balance: &str, count: usize) -> Upstream {

@@ -1,5 +1,7 @@
 //! What went wrong, once: kept as the reason, and made an answer for the client.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use pingora_core::Error as PingoraError;
 use pingora_proxy::{FailToProxy, Session};
@@ -93,7 +95,8 @@ pub(crate) fn refusal(refused: &Refused<'_>, pages: &ErrorPages, observers: &Obs
     let Body::Whole(body) = reply.body else { return Bytes::new() };
     let silent = exchange.target.method() == http::Method::HEAD;
     log::refused(refused, id, Some(if silent { 0 } else { body.len() }), observers);
-    let mut head = format!("HTTP/1.1 {status} {phrase}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+    let (date, length) = (httpdate::fmt_http_date(SystemTime::now()), body.len());
+    let mut head = format!("HTTP/1.1 {status} {phrase}\r\ndate: {date}\r\ncontent-length: {length}\r\nconnection: close\r\n");
     reply.head.each(&mut |name, value| {
         head.push_str(name);
         head.push_str(": ");

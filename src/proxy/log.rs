@@ -1,5 +1,6 @@
 //! The end of a request: the record of it, made here and nowhere else, and one line of process log where it failed.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use http::Version;
@@ -28,8 +29,7 @@ impl Refused<'_> {
     pub(super) fn target(&self) -> Target {
         let line = RequestLine::read(self.seen);
         let method = http::Method::from_bytes(line.method.as_bytes()).unwrap_or_default();
-        let target = String::from_utf8_lossy(line.target);
-        let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+        let (path, query) = line.path_and_query();
         Target::new(method, "", path, query)
     }
 }
@@ -170,12 +170,17 @@ pub(crate) fn refused_silently(refusal: &Refused<'_>, observers: &Observers) {
 
 /// A request was refused, with an answer of this many bytes, or with none.
 pub(super) fn refused(refused: &Refused<'_>, id: RequestId, sent: Option<usize>, observers: &Observers) {
-    let Refused { status, reason, listener, client, .. } = *refused;
+    let Refused { status, reason, listener, client, seen, .. } = *refused;
     let status = sent.map(|_| status);
     if observers.may_say(reason) {
         let shown = client.ip().map_or_else(|| "-".to_owned(), |ip| ip.to_string());
         let said = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-        log::info!("request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener}");
+        let line = RequestLine::read(seen);
+        log::info!(
+            "request refused party=client reason={reason} status={said} id={id} client={shown} listener={listener} method={} path={:?}",
+            if line.method.is_empty() { "-" } else { line.method },
+            line.path_and_query().0,
+        );
     }
     let failure = Failure { party: Party::Client.as_str(), reason, message: "" };
     record(refused, id, (status, sent.unwrap_or(0)), Err(failure), observers);
@@ -196,8 +201,7 @@ fn record(
 ) {
     let Refused { listener, client, scheme, seen, .. } = *refused;
     let line = RequestLine::read(seen);
-    let target = String::from_utf8_lossy(line.target);
-    let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+    let (path, query) = line.path_and_query();
     let event = Event {
         id: id.bits(),
         time: SystemTime::now(),
@@ -234,7 +238,7 @@ fn record(
 #[derive(Debug, PartialEq, Eq)]
 struct RequestLine<'a> {
     method: &'a str,
-    target: &'a [u8],
+    target: Cow<'a, str>,
     protocol: &'static str,
 }
 
@@ -250,14 +254,33 @@ impl<'a> RequestLine<'a> {
         let method = method.and_then(|word| std::str::from_utf8(word).ok());
         let method = method.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-'));
         // Without a method it is no request: nothing else in it means anything.
-        let Some(method) = method else { return Self { method: "", target: b"", protocol: "" } };
+        let Some(method) = method else { return Self { method: "", target: "".into(), protocol: "" } };
         let target = words.next().unwrap_or_default();
         let protocol = match words.next().filter(|_| whole) {
             Some(b"HTTP/1.1") => "HTTP/1.1",
             Some(b"HTTP/1.0") => "HTTP/1.0",
             _ => "",
         };
-        Self { method, target: &target[..target.len().min(Self::TARGET_MAX)], protocol }
+        let mut target = without_userinfo(String::from_utf8_lossy(target));
+        if target.len() > Self::TARGET_MAX {
+            target = target[..target.floor_char_boundary(Self::TARGET_MAX)].to_owned().into();
+        }
+        Self { method, target, protocol }
+    }
+
+    fn path_and_query(&self) -> (&str, Option<&str>) {
+        self.target.split_once('?').map_or((&*self.target, None), |(path, query)| (path, Some(query)))
+    }
+}
+
+/// A password may stand in an absolute target: it is one reason to refuse it.
+fn without_userinfo(target: Cow<'_, str>) -> Cow<'_, str> {
+    let Some(scheme) = target.find("://") else { return target };
+    let authority = scheme + "://".len();
+    let end = target[authority..].find(['/', '?', '#']).map_or(target.len(), |end| authority + end);
+    match target[authority..end].rfind('@') {
+        Some(at) => format!("{}{}", &target[..authority], &target[authority + at + 1..]).into(),
+        None => target,
     }
 }
 
@@ -269,15 +292,25 @@ mod tests {
     fn a_request_line_is_told_as_far_as_it_came() {
         let read = |seen: &'static [u8]| {
             let line = RequestLine::read(seen);
-            (line.method, line.target, line.protocol)
+            (line.method, line.target.into_owned(), line.protocol)
         };
-        assert_eq!(read(b"GET /x?y HTTP/1.1\r\nhost: a"), ("GET", &b"/x?y"[..], "HTTP/1.1"));
-        assert_eq!(read(b"GET /x HTTP/1.1"), ("GET", &b"/x"[..], ""));
-        assert_eq!(read(b"GET /x"), ("GET", &b"/x"[..], ""));
-        assert_eq!(read(b"GET"), ("", &b""[..], ""));
-        assert_eq!(read(b"\x16\x03\x01 \xff"), ("", &b""[..], ""));
-        assert_eq!(read(b""), ("", &b""[..], ""));
-        assert_eq!(read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), ("PRI", &b"*"[..], ""));
+        let told = |method, target: &str, protocol| (method, target.to_owned(), protocol);
+        assert_eq!(read(b"GET /x?y HTTP/1.1\r\nhost: a"), told("GET", "/x?y", "HTTP/1.1"));
+        assert_eq!(read(b"GET /x HTTP/1.1"), told("GET", "/x", ""));
+        assert_eq!(read(b"GET /x"), told("GET", "/x", ""));
+        assert_eq!(read(b"GET"), told("", "", ""));
+        assert_eq!(read(b"\x16\x03\x01 \xff"), told("", "", ""));
+        assert_eq!(read(b""), told("", "", ""));
+        assert_eq!(read(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), told("PRI", "*", ""));
+    }
+
+    #[test]
+    fn a_password_is_not_told() {
+        let read = |target: &str| RequestLine::read(format!("GET {target} HTTP/1.1\r\n").as_bytes()).target.into_owned();
+        assert_eq!(read("http://me:secret@a/x?y=b@c"), "http://a/x?y=b@c");
+        assert_eq!(read("http://me:sec@ret@a"), "http://a");
+        assert_eq!(read("http://a/x@y"), "http://a/x@y");
+        assert_eq!(read("/x?to=http://b/@"), "/x?to=http://b/@");
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) fn filter_meant(name: &str) -> Option<&'static str> {
     let plain = name.to_ascii_lowercase().replace('-', "_");
     let meant = match plain.as_str() {
         "gzip" | "brotli" | "br" | "zstd" | "compression" => "compress",
-        "auth_basic" | "basicauth" | "htpasswd" => "basic_auth",
+        "auth" | "auth_basic" | "authentication" | "basic" | "basicauth" | "htpasswd" => "basic_auth",
         "auth_request" | "ext_authz" | "forwardauth" => "forward_auth",
         "limit_req" | "ratelimit" | "limit" => "rate_limit",
         "limit_conn" => "concurrency",
@@ -85,6 +85,7 @@ pub(crate) fn filter_meant(name: &str) -> Option<&'static str> {
         "header" | "add_header" | "set_header" | "proxy_set_header" | "request_headers" | "response_headers" => "headers",
         "strip_prefix" | "add_prefix" | "url_rewrite" | "replace_path" => "rewrite",
         "hsts" | "secure_headers" => "security_headers",
+        "oauth" | "oauth2" | "openid" => "oidc",
         "lua" | "luau" => "script",
         "proxy_cache" => "cache",
         plain => plain,

@@ -138,13 +138,11 @@ struct Names {
     names: HashSet<String>,
     /// Whether the section could not be read, so that nobody knows.
     unknown: bool,
-    /// Whether somebody refers to what is not there, and may have meant what is.
-    mistaken: bool,
 }
 
 impl Names {
     fn of<T>(kind: &'static str, entries: &[NamedEntry<T>], unknown: bool) -> Self {
-        Self { kind, names: entries.iter().map(|entry| entry.name.as_str().to_owned()).collect(), unknown, mistaken: false }
+        Self { kind, names: entries.iter().map(|entry| entry.name.as_str().to_owned()).collect(), unknown }
     }
 
     /// Reports a name that is not among them.
@@ -152,7 +150,6 @@ impl Names {
         if self.unknown || self.names.contains(name.as_str()) {
             return;
         }
-        self.mistaken = true;
         let kind = self.kind;
         let diagnostic = Diagnostic::error(name.span, format!("unknown {kind} `{}`", report.shown(name.span, name.as_str())));
         // What is not shown need not be looked for among very many.
@@ -182,7 +179,11 @@ impl Resolver<'_> {
 
     /// Warns of what no request can reach. `roots`: the chains that are used other than by chains.
     fn unused(&mut self, upstreams: &[Named<crate::config::Upstream>], chains: &[Named<Vec<Step>>], roots: HashSet<String>) {
-        for upstream in upstreams.iter().filter(|_| !self.upstreams.mistaken) {
+        // What is mistaken may be just what would reach it.
+        if self.report.has_errors() {
+            return;
+        }
+        for upstream in upstreams {
             let name = upstream.name.as_str();
             if !self.used_upstreams.contains(name) && !self.mentioned.contains(name) {
                 self.report.push(Diagnostic::warning(upstream.name.span, format!("no route leads to the upstream `{name}`")));
@@ -199,7 +200,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        for chain in chains.iter().filter(|chain| !self.chains.mistaken && !reached.contains(chain.name.as_str())) {
+        for chain in chains.iter().filter(|chain| !reached.contains(chain.name.as_str())) {
             let message = format!("no route uses the chain `{}`", chain.name.as_str());
             self.report.push(Diagnostic::warning(chain.name.span, message));
         }

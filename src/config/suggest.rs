@@ -34,7 +34,7 @@ pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>
     match candidates.as_slice() {
         [] => None,
         [only] => Some(format!("there is only `{only}`")),
-        few if few.len() <= 12 => Some(format!("one of {}", listed(few))),
+        few if few.len() <= 24 => Some(format!("one of {}", listed(few))),
         _ => None,
     }
 }

@@ -79,7 +79,11 @@ impl Resolver<'_> {
 
     /// Warns of listeners whose every request is answered with 404.
     pub(super) fn served(&mut self, listeners: &[Named<Listener>], routes: &[Named<Route>]) {
-        for listener in listeners.iter().filter(|_| !self.listeners.mistaken) {
+        // What is mistaken may be just the route that is for it.
+        if self.report.has_errors() {
+            return;
+        }
+        for listener in listeners {
             let name = &listener.name;
             let serves = |route: &Named<Route>| route.value.listeners.is_empty() || route.value.listeners.contains(name);
             if !routes.is_empty() && !routes.iter().any(serves) {

@@ -110,7 +110,6 @@ impl Resolver<'_> {
         let diagnostic = Diagnostic::error(place, "a filter is a map with its name as the key");
         self.report.push(match &tree.node(node).kind {
             Kind::Scalar(scalar) if self.chains.names.contains(&scalar.text) => {
-                self.chains.mistaken = true;
                 diagnostic.hint(format!("for the chain of this name, write `- use: {}`", self.report.shown(place, &scalar.text)))
             }
             Kind::Scalar(scalar) => diagnostic.hint(format!("write `- {}: {{}}`", self.report.shown(place, &scalar.text))),
@@ -148,7 +147,7 @@ impl Resolver<'_> {
         let name = &filter.key;
         self.report.push(if not_yet::filter(name) {
             Diagnostic::error(filter.key_span, format!("the filter `{name}` is not supported yet"))
-                .hint("remove it: a guard that is not there must not look as if it were")
+                .hint("remove it: what is not there must not look as if it were")
         } else {
             let diagnostic = Diagnostic::error(filter.key_span, format!("unknown filter `{name}`"));
             let hint = match not_yet::filter_meant(name) {

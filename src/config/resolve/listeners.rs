@@ -73,7 +73,8 @@ impl Resolver<'_> {
 
     /// Clients that are told to come by https must find somebody there.
     fn leads_to_https(&mut self, listeners: &[Named<Listener>]) {
-        if listeners.iter().any(|listener| listener.value.tls.is_some()) {
+        // What is mistaken may be just that listener.
+        if self.report.has_errors() || listeners.iter().any(|listener| listener.value.tls.is_some()) {
             return;
         }
         for listener in listeners {

@@ -28,7 +28,7 @@ use crate::proxy::frame::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PADDED, PRIORITY, PUSH_PROMISE, RST_STREAM, WINDOW_UPDATE,
 };
 use crate::proxy::hpack::{Blocks, Pseudo};
-use crate::proxy::judge::{HEAD_MAX, INFORMATIONAL_MAX, INVALID, Refused, TOO_LARGE, known};
+use crate::proxy::judge::{HEAD_MAX, INFORMATIONAL_MAX, Refused};
 use crate::proxy::wrapping::passes_on;
 use crate::proxy::{Purse, Result};
 
@@ -49,9 +49,6 @@ const UPDATES: Purse = Purse::new(1000.0, 100.0);
 const BYTES_PER_UPDATE: f64 = 64.0;
 /// RST_STREAM, beside one for each stream.
 const RESETS: Purse = Purse::new(200.0, 20.0);
-
-/// Why a connection ends whose endpoint floods it.
-const FLOOD: Refused = "http2_flood";
 
 /// Begins HTTP/2 with an endpoint.
 pub(super) async fn handshake(stream: Stream, streams: usize) -> Result<ConnectionRef> {
@@ -85,10 +82,10 @@ pub(super) fn refusal(error: &PingoraError) -> Option<Refused> {
     let error = error.root_cause().downcast_ref::<h2::Error>()?;
     match error.get_io() {
         // On its way through the crate an error becomes a text.
-        Some(error) => error.get_ref().and_then(|cause| known(&cause.to_string())),
+        Some(error) => error.get_ref().and_then(|cause| Refused::told_by(&cause.to_string())),
         None if !error.is_library() => None,
-        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => Some(FLOOD),
-        None => Some(INVALID),
+        None if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) => Some(Refused::Flood),
+        None => Some(Refused::Http2),
     }
 }
 
@@ -125,7 +122,12 @@ impl AsyncRead for Framed {
                 buffer.set_filled(before);
                 let digest = this.io.get_socket_digest();
                 let endpoint = digest.as_ref().and_then(|digest| digest.peer_addr()).map(ToString::to_string);
-                log::warn!("a connection over HTTP/2 is given up endpoint={} reason={refused}", endpoint.unwrap_or_default());
+                log::warn!(
+                    "a connection over HTTP/2 is given up endpoint={} reason={} detail={:?}",
+                    endpoint.unwrap_or_default(),
+                    refused.reason(),
+                    refused.why(),
+                );
                 Err(io::Error::other(Unsound(refused)))
             }
         })
@@ -316,7 +318,7 @@ impl Answers {
         let kind = self.frame.kind();
         if self.block.is_some() != (kind == CONTINUATION) {
             // Between the pieces of a head comes nothing else, and without one no piece (RFC 9113 §6.10).
-            return Err(INVALID);
+            return Err(Refused::Frame);
         }
         let affordable = match kind {
             DATA => self.frame.left > 0 || self.frame.has(END_STREAM) || self.control.spend(now()),
@@ -327,22 +329,22 @@ impl Answers {
             }
             WINDOW_UPDATE => self.updates.spend(now()),
             // We have said that we want none.
-            PUSH_PROMISE => return Err(INVALID),
+            PUSH_PROMISE => return Err(Refused::Push),
             _ => self.control.spend(now()),
         };
         if !affordable {
-            return Err(FLOOD);
+            return Err(Refused::Flood);
         }
         match kind {
             HEADERS => {
                 self.text.clear();
                 self.block = Some((self.frame.stream(), self.frame.has(END_STREAM)));
             }
-            CONTINUATION if self.block.is_none_or(|(stream, _)| stream != self.frame.stream()) => return Err(INVALID),
+            CONTINUATION if self.block.is_none_or(|(stream, _)| stream != self.frame.stream()) => return Err(Refused::Frame),
             _ => {}
         }
         if matches!(kind, HEADERS | CONTINUATION) && self.text.len() + self.frame.left > LIST as usize {
-            return Err(TOO_LARGE);
+            return Err(Refused::TooLarge);
         }
         Ok(())
     }
@@ -358,7 +360,7 @@ impl Answers {
             return Ok(());
         }
         let Some((stream, ends)) = self.block.take() else { return Ok(()) };
-        let pseudo = self.blocks.read(&self.text).map_err(|_| INVALID)?;
+        let pseudo = self.blocks.read(&self.text).map_err(|_| Refused::Block)?;
         if self.text.capacity() > FRAME as usize {
             self.text = Vec::new();
         }
@@ -375,15 +377,15 @@ impl Answers {
     fn unwrap(&mut self) -> std::result::Result<(), Refused> {
         let (mut start, mut end) = (0, self.text.len());
         if self.frame.has(PADDED) {
-            let padding = usize::from(*self.text.first().ok_or(INVALID)?);
+            let padding = usize::from(*self.text.first().ok_or(Refused::Frame)?);
             start = 1;
-            end = end.checked_sub(padding).ok_or(INVALID)?;
+            end = end.checked_sub(padding).ok_or(Refused::Frame)?;
         }
         if self.frame.has(PRIORITY) {
             start += 5;
         }
         if start > end {
-            return Err(INVALID);
+            return Err(Refused::Frame);
         }
         self.text.truncate(end);
         self.text.drain(..start);
@@ -396,16 +398,17 @@ impl Progress {
     fn take(&mut self, pseudo: Pseudo, ends: bool) -> std::result::Result<(), Refused> {
         let Pseudo { statuses, status, others } = pseudo;
         if others || statuses != u8::from(!self.has_head) {
-            return Err(INVALID);
+            return Err(Refused::Pseudo);
         }
         match status {
             _ if self.has_head => Ok(()),
             // Nobody switches protocols here (RFC 9113 §8.6).
-            101 | 0..100 => Err(INVALID),
-            100..200 if ends => Err(INVALID),
+            101 => Err(Refused::Switches),
+            0..100 => Err(Refused::LowStatus),
+            100..200 if ends => Err(Refused::InformationalEnd),
             100..200 => {
                 self.informational += 1;
-                if self.informational > INFORMATIONAL_MAX { Err("informational_flood") } else { Ok(()) }
+                if self.informational > INFORMATIONAL_MAX { Err(Refused::InformationalFlood) } else { Ok(()) }
             }
             _ => {
                 self.has_head = true;
@@ -519,7 +522,7 @@ mod tests {
             frame(5, 4, 1, b"\0\0\0\x02\x82\x84\x86"),
             frame(1, 5, 1, b"\xff\xff\xff\xff\xff\xff"),
         ] {
-            assert_eq!(outcome(&bytes).1, Some(INVALID), "{bytes:x?}");
+            assert_eq!(outcome(&bytes).1.map(Refused::reason), Some("invalid_response"), "{bytes:x?}");
         }
     }
 
@@ -528,14 +531,14 @@ mod tests {
         let good = [frame(4, 0, 0, &[]), frame(1, 5, 3, b"\x88")].concat();
         let bytes = [good.clone(), frame(1, 5, 1, b"\x81")].concat();
         // But for the head of the frame, which tells nothing.
-        assert_eq!(outcome(&bytes), (good.len() + 9, Some(INVALID)));
+        assert_eq!(outcome(&bytes), (good.len() + 9, Some(Refused::Pseudo)));
     }
 
     #[test]
     fn informational_heads_have_an_end() {
         let few = [frame(1, 4, 1, b"\x08\x03102").repeat(16), frame(1, 5, 1, b"\x88")].concat();
         assert_eq!(outcome(&few).1, None);
-        assert_eq!(outcome(&frame(1, 4, 1, b"\x08\x03102").repeat(17)).1, Some("informational_flood"));
+        assert_eq!(outcome(&frame(1, 4, 1, b"\x08\x03102").repeat(17)).1, Some(Refused::InformationalFlood));
     }
 
     #[test]
@@ -558,7 +561,7 @@ mod tests {
             let passing = (0..5000).take_while(|_| answers.take(&mut flood.clone(), || now).is_ok() && answers.refused.is_none());
             let passing = passing.count();
             assert_eq!(passing, most, "{flood:x?}");
-            assert_eq!(answers.refused, Some(FLOOD));
+            assert_eq!(answers.refused, Some(Refused::Flood));
         }
         // What we send explains some, and time passes.
         let mut answers = asked();
@@ -579,7 +582,7 @@ mod tests {
         for _ in 0..4 {
             bytes.extend(frame(9, 0, 1, &piece));
         }
-        assert_eq!(outcome(&bytes).1, Some(TOO_LARGE));
+        assert_eq!(outcome(&bytes).1, Some(Refused::TooLarge));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use http::{HeaderMap, StatusCode, Version};
 use httparse::{Header, ParserConfig, Status};
 use pingora_http::ResponseHeader;
 
+use crate::filter::{Error, Party};
+
 /// Bytes of an endpoint's head at most.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
 /// Fields of it at most.
@@ -15,17 +17,132 @@ pub(super) const FIELDS_MAX: usize = 256;
 /// Informational responses before the final one at most: as many as a client may have to read for nothing.
 pub(super) const INFORMATIONAL_MAX: u8 = 16;
 
-/// What can't be relied on: the reason code.
-pub(super) type Refused = &'static str;
+/// What is wrong with an endpoint's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    LineFeed,
+    Line,
+    Name,
+    Value,
+    Blank,
+    TooLarge,
+    LowStatus,
+    HighStatus,
+    Length,
+    LengthTwice,
+    LengthAndChunks,
+    Coding,
+    Framing,
+    Chunk,
+    NotOver,
+    Switches,
+    Informational,
+    InformationalEnd,
+    InformationalFlood,
+    TooShort,
+    NoBody,
+    Trailer,
+    Pseudo,
+    Block,
+    Frame,
+    Push,
+    Http2,
+    Flood,
+}
 
-/// Others may read it in another way.
-const AMBIGUOUS: Refused = "ambiguous_response";
-pub(super) const INVALID: Refused = "invalid_response";
-pub(super) const TOO_LARGE: Refused = "response_head_too_large";
+impl Refused {
+    const ALL: [Self; 28] = [
+        Self::LineFeed,
+        Self::Line,
+        Self::Name,
+        Self::Value,
+        Self::Blank,
+        Self::TooLarge,
+        Self::LowStatus,
+        Self::HighStatus,
+        Self::Length,
+        Self::LengthTwice,
+        Self::LengthAndChunks,
+        Self::Coding,
+        Self::Framing,
+        Self::Chunk,
+        Self::NotOver,
+        Self::Switches,
+        Self::Informational,
+        Self::InformationalEnd,
+        Self::InformationalFlood,
+        Self::TooShort,
+        Self::NoBody,
+        Self::Trailer,
+        Self::Pseudo,
+        Self::Block,
+        Self::Frame,
+        Self::Push,
+        Self::Http2,
+        Self::Flood,
+    ];
 
-/// The reason code at the end of what an error says.
-pub(super) fn known(text: &str) -> Option<Refused> {
-    [AMBIGUOUS, INVALID, TOO_LARGE, "informational_flood", "http2_flood"].into_iter().find(|reason| text.ends_with(reason))
+    /// What an error says whose text ends in [`Refused::why`].
+    pub(super) fn told_by(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|refused| text.ends_with(refused.why()))
+    }
+
+    /// The reason code: others may read it in another way, nobody can read it, or there is too much of it.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::LineFeed
+            | Self::HighStatus
+            | Self::LengthTwice
+            | Self::LengthAndChunks
+            | Self::Coding
+            | Self::Framing
+            | Self::Trailer => "ambiguous_response",
+            Self::TooLarge => "response_head_too_large",
+            Self::InformationalFlood => "informational_flood",
+            Self::Flood => "http2_flood",
+            _ => "invalid_response",
+        }
+    }
+
+    /// In words, for the endpoint's operator.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::LineFeed => "a line of its head ends in a line feed alone",
+            Self::Line => "a line of its head can't be read",
+            Self::Name => "a field of its head has a name that is none, or is folded",
+            Self::Value => "a field of its head has a value that can't be",
+            Self::Blank => "a blank stands around a value, over HTTP/2",
+            Self::TooLarge => "its head is too large",
+            Self::LowStatus => "its status is below 100",
+            Self::HighStatus => "its status is above 599",
+            Self::Length => "its lengths disagree, or one is no number",
+            Self::LengthTwice => "it has the same length twice",
+            Self::LengthAndChunks => "it has a length, and chunks too",
+            Self::Coding => "it has a transfer coding that is not `chunked`, once, over HTTP/1.1",
+            Self::Framing => "it says twice, or wrongly, where its body ends",
+            Self::Chunk => "its chunks can't be read",
+            Self::NotOver => "it goes on behind its end",
+            Self::Switches => "it switches protocols, which nobody asked for",
+            Self::Informational => "an informational head has a length or a coding that can't be",
+            Self::InformationalEnd => "it ends with an informational head",
+            Self::InformationalFlood => "it has more than 16 informational heads",
+            Self::TooShort => "its length disagrees with its body",
+            Self::NoBody => "it has a body, and may have none",
+            Self::Trailer => "its trailers have a field that belongs in front of a body",
+            Self::Pseudo => "it has not one `:status`, or other pseudo-fields",
+            Self::Block => "its fields can't be decoded (HPACK)",
+            Self::Frame => "a frame of HTTP/2 is not where or as it must be",
+            Self::Push => "it pushes, which was refused",
+            Self::Http2 => "it breaks a rule of HTTP/2",
+            Self::Flood => "it floods its connection",
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Self::new(502, Party::Upstream, refused.reason()).with_message(refused.why())
+    }
 }
 
 /// How a response's body ends.
@@ -52,12 +169,14 @@ pub(super) fn head<'head, 'text>(
     space: &'head mut [MaybeUninit<Header<'text>>],
 ) -> Result<Option<usize>, Refused> {
     match ParserConfig::default().parse_response_with_uninit_headers(read, text, space) {
-        Ok(Status::Complete(length)) if length > HEAD_MAX => Err(TOO_LARGE),
-        Ok(Status::Complete(length)) if has_bare_line_feed(&text[..length]) => Err(AMBIGUOUS),
+        Ok(Status::Complete(length)) if length > HEAD_MAX => Err(Refused::TooLarge),
+        Ok(Status::Complete(length)) if has_bare_line_feed(&text[..length]) => Err(Refused::LineFeed),
         Ok(Status::Complete(length)) => Ok(Some(length)),
         Ok(Status::Partial) if text.len() <= HEAD_MAX => Ok(None),
-        Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => Err(TOO_LARGE),
-        Err(_) => Err(INVALID),
+        Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => Err(Refused::TooLarge),
+        Err(httparse::Error::HeaderName) => Err(Refused::Name),
+        Err(httparse::Error::HeaderValue) => Err(Refused::Value),
+        Err(_) => Err(Refused::Line),
     }
 }
 
@@ -73,9 +192,9 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 /// It is not.
 pub(super) fn status(code: u16) -> Result<(), Refused> {
     match code {
-        0..100 => Err(INVALID),
+        0..100 => Err(Refused::LowStatus),
         100..600 => Ok(()),
-        _ => Err(AMBIGUOUS),
+        _ => Err(Refused::HighStatus),
     }
 }
 
@@ -94,13 +213,16 @@ pub(super) fn ends<'a>(
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 if length.is_some() || chunked {
-                    return Err(several_lengths(fields));
+                    return Err(lengths(fields, chunked));
                 }
-                length = Some(number(value).ok_or_else(|| several_lengths(fields.clone()))?);
+                length = Some(number(value).ok_or_else(|| lengths(fields.clone(), chunked))?);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                if length.is_some() || chunked || is_http10 || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(AMBIGUOUS);
+                if length.is_some() {
+                    return Err(Refused::LengthAndChunks);
+                }
+                if chunked || is_http10 || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refused::Coding);
                 }
                 chunked = true;
             }
@@ -135,20 +257,24 @@ pub(super) fn informational<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8]
         };
         *count += 1;
         if *count > 1 || !is_sound {
-            return Err(INVALID);
+            return Err(Refused::Informational);
         }
     }
     Ok(())
 }
 
-/// Lengths that all say the same are ambiguous; others are none.
-fn several_lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Refused {
+/// What is wrong with lengths, or with one beside chunks.
+fn lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, chunked: bool) -> Refused {
     let mut lengths = fields
         .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length"))
         .flat_map(|(_, value)| value.split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii);
     let first = lengths.next().and_then(number);
-    if first.is_some() && lengths.all(|length| number(length) == first) { AMBIGUOUS } else { INVALID }
+    match first.is_some() && lengths.all(|length| number(length) == first) {
+        true if chunked => Refused::LengthAndChunks,
+        true => Refused::LengthTwice,
+        false => Refused::Length,
+    }
 }
 
 /// Digits, and nothing but digits. A leading zero makes an octal number for some.
@@ -165,10 +291,10 @@ pub(super) fn number(value: &[u8]) -> Option<u64> {
 /// Judges a head as Pingora shows it, of an endpoint on HTTP/1 or HTTP/2.
 ///
 /// # Errors
-/// The reason code: nobody can rely on what it says.
+/// Nobody can rely on what it says.
 pub(super) fn judge(head: &ResponseHeader) -> Result<(), Refused> {
     let (mut size, mut lengths, mut codings) = (0, 0, 0);
-    let mut sound = head.status.as_u16() < 600;
+    let mut sound = true;
     let over_http2 = head.version == Version::HTTP_2;
     for (name, value) in &head.headers {
         let value = value.as_bytes();
@@ -181,13 +307,16 @@ pub(super) fn judge(head: &ResponseHeader) -> Result<(), Refused> {
             sound &= value.eq_ignore_ascii_case(b"chunked") && head.version == Version::HTTP_11;
         }
         if over_http2 && is_padded(value) {
-            return Err(INVALID);
+            return Err(Refused::Blank);
         }
     }
     if size > HEAD_MAX || head.headers.len() > FIELDS_MAX {
-        return Err(TOO_LARGE);
+        return Err(Refused::TooLarge);
     }
-    if sound && lengths + codings <= 1 { Ok(()) } else { Err(AMBIGUOUS) }
+    if head.status.as_u16() >= 600 {
+        return Err(Refused::HighStatus);
+    }
+    if sound && lengths + codings <= 1 { Ok(()) } else { Err(Refused::Framing) }
 }
 
 /// Whether a blank stands around a value: over HTTP/2 it would be part of it, and is taken off elsewhere (RFC 9113 §8.2.1).
@@ -199,7 +328,7 @@ fn is_padded(value: &[u8]) -> bool {
 /// Judges what an endpoint on HTTP/2 says behind the body: nothing that frames or steers a message may stand there (RFC 9110 §6.5.1).
 ///
 /// # Errors
-/// The reason code.
+/// Some does.
 pub(super) fn trailers(fields: &HeaderMap) -> Result<(), Refused> {
     const IN_FRONT: [&str; 10] = [
         "connection",
@@ -215,12 +344,12 @@ pub(super) fn trailers(fields: &HeaderMap) -> Result<(), Refused> {
     ];
     let size: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if size > HEAD_MAX || fields.len() > FIELDS_MAX {
-        return Err(TOO_LARGE);
+        return Err(Refused::TooLarge);
     }
     if fields.keys().any(|name| IN_FRONT.contains(&name.as_str())) {
-        return Err(AMBIGUOUS);
+        return Err(Refused::Trailer);
     }
-    if fields.values().any(|value| is_padded(value.as_bytes())) { Err(INVALID) } else { Ok(()) }
+    if fields.values().any(|value| is_padded(value.as_bytes())) { Err(Refused::Blank) } else { Ok(()) }
 }
 
 /// Takes the framing off a head that has no body (RFC 9110 §8.6).
@@ -235,7 +364,7 @@ pub(super) fn strip_framing(head: &mut ResponseHeader) {
 mod tests {
     use super::*;
 
-    fn judged(fields: &[(&'static str, &str)]) -> Result<(), &'static str> {
+    fn judged(fields: &[(&'static str, &str)]) -> Result<(), Refused> {
         let mut head = ResponseHeader::build(200, None).unwrap();
         for (name, value) in fields {
             // As Pingora makes it of what came: unchecked.
@@ -261,9 +390,9 @@ mod tests {
             &[("transfer-encoding", "gzip, chunked")],
             &[("transfer-encoding", "identity")],
         ] {
-            assert_eq!(judged(fields), Err("ambiguous_response"), "{fields:?}");
+            assert_eq!(judged(fields), Err(Refused::Framing), "{fields:?}");
         }
-        assert_eq!(judged(&[("x-a", &"a".repeat(HEAD_MAX))]), Err(TOO_LARGE));
+        assert_eq!(judged(&[("x-a", &"a".repeat(HEAD_MAX))]), Err(Refused::TooLarge));
     }
 
     #[test]
@@ -276,7 +405,7 @@ mod tests {
         };
         assert_eq!((judged("a b"), judged("")), (Ok(()), Ok(())));
         for value in [" a", "a ", "\ta", "a\t", " "] {
-            assert_eq!(judged(value), Err(INVALID), "{value:?}");
+            assert_eq!(judged(value), Err(Refused::Blank), "{value:?}");
         }
     }
 
@@ -287,7 +416,7 @@ mod tests {
             assert_eq!(judge(&head), Ok(()));
             head.append_header("x-a", "").unwrap();
         }
-        assert_eq!(judge(&head), Err(TOO_LARGE));
+        assert_eq!(judge(&head), Err(Refused::TooLarge));
     }
 
     #[test]
@@ -297,9 +426,9 @@ mod tests {
         };
         assert_eq!((judged("grpc-status", "0"), judged("x-a", "")), (Ok(()), Ok(())));
         for name in ["content-length", "transfer-encoding", "host", "connection", "te", "trailer", "upgrade"] {
-            assert_eq!(judged(name, "1"), Err(AMBIGUOUS), "{name}");
+            assert_eq!(judged(name, "1"), Err(Refused::Trailer), "{name}");
         }
-        assert_eq!(judged("x-a", " 1"), Err(INVALID));
+        assert_eq!(judged("x-a", " 1"), Err(Refused::Blank));
     }
 
     fn read(text: &str) -> Result<Option<usize>, Refused> {
@@ -316,11 +445,28 @@ mod tests {
         for text in
             ["\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\n\r\n", "HTTP/1.1 200 OK\r\nA: b\n\r\n", "HTTP/1.1 200 OK\r\n\n"]
         {
-            assert_eq!(read(text), Err(AMBIGUOUS), "{text:?}");
+            assert_eq!(read(text), Err(Refused::LineFeed), "{text:?}");
         }
-        for line in ["A : b", "A\t: b", "A: b\r\n c", "A: b\r\n\tc", " A: b", "A: b\rc", "A: b\0c", "A"] {
-            assert_eq!(read(&format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n")), Err(INVALID), "{line:?}");
+        for (line, refused) in [
+            ("A : b", Refused::Name),
+            ("A\t: b", Refused::Name),
+            ("A: b\r\n c", Refused::Name),
+            ("A: b\r\n\tc", Refused::Name),
+            (" A: b", Refused::Name),
+            ("A: b\rc", Refused::Value),
+            ("A: b\0c", Refused::Value),
+            ("A", Refused::Name),
+        ] {
+            assert_eq!(read(&format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n")), Err(refused), "{line:?}");
         }
+    }
+
+    #[test]
+    fn each_fault_is_told_from_all_others() {
+        for refused in Refused::ALL {
+            assert_eq!(Refused::told_by(&format!("an error: {}", refused.why())), Some(refused));
+        }
+        assert_eq!(Refused::told_by("timed out"), None);
     }
 
     #[test]

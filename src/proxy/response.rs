@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use crate::filter::{Error, Party};
 use crate::proxy::connect::NO_HTTP2;
 use crate::proxy::head::{TrailerFields, UpstreamResponse, connection_options};
-use crate::proxy::judge::{INFORMATIONAL_MAX, judge, strip_framing};
+use crate::proxy::judge::{INFORMATIONAL_MAX, Refused, judge, strip_framing};
 use crate::proxy::outcome::{answered, invalid};
 use crate::proxy::upstream::ended;
 use crate::proxy::{Ctx, Proxy, Result, affinity, followed};
@@ -23,13 +23,12 @@ const HOP_BY_HOP: [&str; 6] = ["http2-settings", "keep-alive", "proxy-connection
 
 impl Proxy {
     pub(super) async fn handle_response(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
-        if let Err(reason) = judge(head) {
-            return Err(refused(ctx, Error::new(502, Party::Upstream, reason)));
+        if let Err(unsound) = judge(head) {
+            return Err(refused(ctx, unsound));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             if !session.as_downstream().is_upgrade_req() {
-                let error = Error::new(502, Party::Upstream, "invalid_response");
-                return Err(refused(ctx, error.with_message("the endpoint switches protocols, which nobody asked for")));
+                return Err(refused(ctx, Refused::Switches));
             }
             open_tunnel(session, ctx);
             answered(ctx, 101, Instant::now());
@@ -39,7 +38,7 @@ impl Proxy {
                 strip_framing(head);
                 ctx.informational = ctx.informational.saturating_add(1);
                 if ctx.informational > INFORMATIONAL_MAX {
-                    return Err(refused(ctx, Error::new(502, Party::Upstream, "informational_flood")));
+                    return Err(refused(ctx, Refused::InformationalFlood));
                 }
                 return Ok(());
             }
@@ -90,9 +89,9 @@ impl Proxy {
 }
 
 /// The endpoint's response can't be relied on.
-fn refused(ctx: &mut Ctx, error: Error) -> Box<PingoraError> {
+fn refused(ctx: &mut Ctx, refused: Refused) -> Box<PingoraError> {
     invalid(ctx);
-    ended(ctx, error)
+    ended(ctx, refused.into())
 }
 
 /// Whether a response is over with its head.
@@ -243,13 +242,13 @@ pub(super) fn diagnose(error: &PingoraError) -> Error {
         InvalidH2, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout,
         WriteError, WriteTimedout,
     };
-    let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
     if lacks_descriptors(error) {
         return Error::new(503, Party::Operator, "no_descriptors").with_message(error.to_string());
     }
-    if let Some(reason) = followed::refusal(error) {
-        return upstream(502, reason);
+    if let Some(refused) = followed::refusal(error) {
+        return refused.into();
     }
+    let upstream = |status, reason| Error::new(status, Party::Upstream, reason);
     let failure = match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | H2Error) => {
             Error::new(400, Party::Client, "client_gone")

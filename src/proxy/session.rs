@@ -35,7 +35,7 @@ use tokio::time::Sleep;
 
 use crate::proxy::followed::Unsound;
 use crate::proxy::hedge::Hedges;
-use crate::proxy::judge::{INVALID, Refused, judge, number, trailers};
+use crate::proxy::judge::{Refused, judge, number, trailers};
 use crate::proxy::{Expired, Result, ctx, framed};
 
 /// A session of ours.
@@ -201,7 +201,8 @@ impl Stream {
     fn looked_at<T>(&self, read: Result<T>) -> Result<T> {
         read.map_err(|error| {
             // Pingora looks at lengths too.
-            let refused = if *error.etype() == ErrorType::InvalidHTTPHeader { Some(INVALID) } else { framed::refusal(&error) };
+            let refused =
+                if *error.etype() == ErrorType::InvalidHTTPHeader { Some(Refused::TooShort) } else { framed::refusal(&error) };
             refused.map_or(error, |refused| self.unsound(refused))
         })
     }
@@ -238,7 +239,7 @@ impl Stream {
 
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match in_time(&mut self.timer, &mut self.late, self.patience, self.session.read_response_body()).await {
-            Ok(Some(data)) if !data.is_empty() && !self.may_have_body() => Err(self.unsound(INVALID)),
+            Ok(Some(data)) if !data.is_empty() && !self.may_have_body() => Err(self.unsound(Refused::NoBody)),
             Ok(Some(data)) => {
                 self.received = self.received.saturating_add(data.len() as u64);
                 Ok(Some(data))
@@ -263,7 +264,7 @@ impl Stream {
         let ended = self.session.check_response_end_or_error();
         let ended = self.looked_at(ended)?;
         if ended && with_head && self.length.is_some_and(|length| length > 0) && self.may_have_body() {
-            return Err(self.unsound(INVALID));
+            return Err(self.unsound(Refused::TooShort));
         }
         Ok(ended)
     }

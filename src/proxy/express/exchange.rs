@@ -27,6 +27,7 @@ use crate::proxy::bounds::REST_TIMEOUT;
 use crate::proxy::ctx::{Connection, Ctx};
 use crate::proxy::failure::missed;
 use crate::proxy::forwarded::Believed;
+use crate::proxy::judge::Refused;
 use crate::proxy::log::close;
 use crate::proxy::outcome::{connecting, ended, expired};
 use crate::proxy::reply::OVERLOADED;
@@ -483,8 +484,8 @@ impl Broken {
         Self { error, how: Some(How::ByEndpoint(Outcome::Reset)) }
     }
 
-    fn refused(reason: &'static str) -> Self {
-        Self { error: Error::new(502, Party::Upstream, reason), how: Some(How::ByEndpoint(Outcome::Invalid)) }
+    fn refused(refused: Refused) -> Self {
+        Self { error: refused.into(), how: Some(How::ByEndpoint(Outcome::Invalid)) }
     }
 
     fn is_by_endpoint(&self) -> bool {

@@ -78,7 +78,7 @@ fn join(head: &RequestHeader, text: &mut Vec<u8>) {
 
 /// A response's head for the framing. It puts `Date` in place itself, and takes off what is a matter of HTTP/1.
 pub(super) fn response(response: &Response) -> Result<ResponseHeader, Refused> {
-    let invalid = "invalid_response";
+    let invalid = Refused::Value;
     let mut head = ResponseHeader::build_no_case(response.status, Some(response.fields.count() + 1)).map_err(|_| invalid)?;
     for (name, value) in response.fields.iter() {
         let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else { return Err(invalid) };
@@ -88,7 +88,7 @@ pub(super) fn response(response: &Response) -> Result<ResponseHeader, Refused> {
 }
 
 /// Likewise, of an answer of our own.
-pub(super) fn reply(reply: &ReplyHead) -> Result<ResponseHeader, Refused> {
+pub(super) fn reply(reply: &ReplyHead) -> Result<ResponseHeader, &'static str> {
     let fields = reply.fields();
     let invalid = "an answer that is none";
     let mut head = ResponseHeader::build_no_case(reply.status(), Some(fields.len() + 1)).map_err(|_| invalid)?;

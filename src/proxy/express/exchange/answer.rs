@@ -13,11 +13,11 @@ use super::super::table::Line;
 use super::super::wire::{LAST_CHUNK, poll_read_with, write_chunk};
 use super::super::{Downstream, translate};
 use super::{Broken, How, Passage, TURN};
-use crate::filter::{Error, Party, Reply};
+use crate::filter::{Error, Reply};
 use crate::proxy::affinity;
 use crate::proxy::chunks::Chunks;
 use crate::proxy::ctx::Ctx;
-use crate::proxy::judge::INFORMATIONAL_MAX;
+use crate::proxy::judge::{INFORMATIONAL_MAX, Refused};
 use crate::proxy::outcome::ended;
 use crate::proxy::response::body_arrived;
 use crate::proxy::retry::Circumstances;
@@ -160,15 +160,13 @@ impl<D: Downstream> Passage<'_, D> {
     /// Passes an informational response on.
     pub(super) async fn inform(&mut self, mut response: Response) -> Result<(), Broken> {
         if response.status == 101 {
-            let error = Error::new(502, Party::Upstream, "invalid_response");
-            let error = error.with_message("the endpoint switches protocols, which nobody asked for");
-            return Err(Broken { error, how: Some(How::ByEndpoint(Outcome::Invalid)) });
+            return Err(Broken::refused(Refused::Switches));
         }
         response.strip_hop_by_hop();
         response.strip_framing();
         self.ctx.informational = self.ctx.informational.saturating_add(1);
         if self.ctx.informational > INFORMATIONAL_MAX {
-            return Err(Broken::refused("informational_flood"));
+            return Err(Broken::refused(Refused::InformationalFlood));
         }
         self.come = response.body().to_vec();
         if D::FRAMES {
@@ -250,7 +248,7 @@ impl Body {
                 }
             });
             if chunks.is_broken() {
-                return Err(Broken::refused("invalid_response"));
+                return Err(Broken::refused(Refused::Chunk));
             }
             self.overrun |= taken < bytes.len();
             if chunks.is_done() {

@@ -165,6 +165,7 @@ fn files_that_are_missing_are_missing_in_the_same_words() {
         &[],
     );
     assert!(said.contains("no.pem: no such file or directory"), "{said}");
+    assert!(said.contains("no.key: no such file or directory"), "all at once: {said}");
     assert!(said.contains("no.html: no such file or directory") && !said.contains("os error"), "{said}");
 }
 

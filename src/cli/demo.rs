@@ -205,10 +205,10 @@ fn command(method: &str, path: &str, switches: &[watch::Sender<bool>]) -> Option
         "stop" => false,
         _ => return None,
     };
-    if method != "POST" {
-        return None;
-    }
     let index = SERVICES.iter().position(|service| *service == name)?;
+    if method != "POST" {
+        return Some(format!("to {verb} {name}, ask with POST: curl -X POST\n"));
+    }
     if !on && switches.iter().filter(|switch| *switch.borrow()).count() == 1 {
         return Some("the last service stays: there would be nobody to start the others\n".to_owned());
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn commands_switch_services_but_never_the_last_one_off() {
         let switches: Vec<watch::Sender<bool>> = SERVICES.iter().map(|_| watch::channel(true).0).collect();
-        assert_eq!(command("GET", "/stop/alpha", &switches), None);
+        assert!(command("GET", "/stop/alpha", &switches).unwrap().contains("POST"));
         assert_eq!(command("POST", "/stop/nobody", &switches), None);
         assert_eq!(command("POST", "/stop/alpha", &switches).as_deref(), Some("alpha stops\n"));
         assert_eq!(command("POST", "/stop/beta", &switches).as_deref(), Some("beta stops\n"));

@@ -51,6 +51,12 @@ impl Pair {
         Certificate::from_pem(&cert, &key, ocsp)
     }
 
+    /// Which of them are not there, or can't be read.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (Part, CertificateError)> {
+        let files = [(Part::Cert, Some(&self.cert)), (Part::Key, Some(&self.key)), (Part::Ocsp, self.ocsp.as_ref())];
+        files.into_iter().filter_map(|(part, file)| Some((part, read(file?).err()?)))
+    }
+
     /// Whether others than its owner can read the key: its mode, if so.
     pub(crate) fn exposed_key(&self) -> Option<u32> {
         let mode = std::fs::metadata(&self.key).ok()?.permissions().mode() & 0o777;

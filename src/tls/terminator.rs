@@ -114,18 +114,22 @@ impl Terminator {
                     }
                     certificates.push((pair.cert.clone(), Arc::new(certificate)));
                 }
-                Err((part, error)) => {
-                    let place = match part {
-                        Part::Cert => &files.cert,
-                        Part::Key => &files.key,
-                        Part::Ocsp => files.ocsp.as_ref().unwrap_or(&files.cert),
-                    };
-                    let shown = report.shown(place.span, &place.display().to_string());
-                    let mut diagnostic = Diagnostic::error(place.span, format!("{shown}: {error}"));
-                    if matches!(error, CertificateError::Mismatch) {
-                        diagnostic = diagnostic.related(files.cert.span, "the certificate");
+                Err((first, error)) => {
+                    for (part, error) in
+                        std::iter::once((first, error)).chain(pair.unreadable().filter(|(part, _)| *part != first))
+                    {
+                        let place = match part {
+                            Part::Cert => &files.cert,
+                            Part::Key => &files.key,
+                            Part::Ocsp => files.ocsp.as_ref().unwrap_or(&files.cert),
+                        };
+                        let shown = report.shown(place.span, &place.display().to_string());
+                        let mut diagnostic = Diagnostic::error(place.span, format!("{shown}: {error}"));
+                        if matches!(error, CertificateError::Mismatch) {
+                            diagnostic = diagnostic.related(files.cert.span, "the certificate");
+                        }
+                        report.push(diagnostic);
                     }
-                    report.push(diagnostic);
                 }
             }
             pairs.push((pair, Following::new(stamps)));

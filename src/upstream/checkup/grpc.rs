@@ -6,12 +6,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 
 use super::Ill;
 use super::http::AGENT;
-use super::kept::{Found, ill};
+use super::kept::{Answer, Found};
 use crate::config::GrpcHealthCheck;
 
 /// Bytes of an answer: a health service has four to say.
@@ -20,12 +18,13 @@ const ANSWER: usize = 1024;
 const SERVING: u64 = 1;
 
 /// `host`: what the endpoint is called.
-pub(super) fn question(settings: &GrpcHealthCheck, host: &str, scheme: &str) -> Result<Request<Full<Bytes>>, Ill> {
+pub(super) fn question(settings: &GrpcHealthCheck, host: &str, scheme: &str) -> Result<(Request<()>, Bytes), Ill> {
     Request::post(format!("{scheme}://{host}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)
-        .body(Full::new(message(&settings.service)))
+        .body(())
+        .map(|request| (request, message(&settings.service)))
         .map_err(|error| error.to_string())
 }
 
@@ -33,7 +32,7 @@ pub(super) fn question(settings: &GrpcHealthCheck, host: &str, scheme: &str) -> 
 ///
 /// # Errors
 /// It breaks off.
-pub(super) async fn judged(response: Response<Incoming>) -> Result<Found, Ill> {
+pub(super) async fn judged(response: Response<Answer>) -> Result<Found, Ill> {
     let status = response.status().as_u16();
     if status != 200 {
         return Ok((Err(format!("status {status}")), false));
@@ -44,7 +43,7 @@ pub(super) async fn judged(response: Response<Incoming>) -> Result<Found, Ill> {
     }
     let (mut body, mut message, mut trailers) = (response.into_body(), BytesMut::new(), HeaderMap::new());
     while let Some(frame) = body.frame().await {
-        match frame.map_err(ill)?.into_data() {
+        match frame?.into_data() {
             Ok(data) if message.len() + data.len() > ANSWER => return Ok((Err("the answer is too long".to_owned()), false)),
             Ok(data) => message.extend_from_slice(&data),
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
+use http_body_util::Empty;
 
 use super::Ill;
-use super::kept::{Found, ill};
+use super::kept::{Answer, Found};
 use crate::config::HttpHealthCheck;
 
 /// How a probe names itself.
@@ -24,9 +23,9 @@ pub(super) fn over_http1(settings: &HttpHealthCheck, host: &str, last: bool) -> 
     request.body(Empty::new()).map_err(|error| error.to_string())
 }
 
-pub(super) fn over_http2(settings: &HttpHealthCheck, host: &str, scheme: &str) -> Result<Request<Full<Bytes>>, Ill> {
+pub(super) fn over_http2(settings: &HttpHealthCheck, host: &str, scheme: &str) -> Result<Request<()>, Ill> {
     let target = format!("{scheme}://{}{}", named(settings, host), settings.path.as_str());
-    Request::get(target).header(USER_AGENT, AGENT).body(Full::default()).map_err(|error| error.to_string())
+    Request::get(target).header(USER_AGENT, AGENT).body(()).map_err(|error| error.to_string())
 }
 
 fn named<'a>(settings: &'a HttpHealthCheck, host: &'a str) -> &'a str {
@@ -37,7 +36,7 @@ fn named<'a>(settings: &'a HttpHealthCheck, host: &'a str) -> &'a str {
 ///
 /// # Errors
 /// It breaks off.
-pub(super) async fn judged(response: Response<Incoming>, settings: &HttpHealthCheck) -> Result<Found, Ill> {
+pub(super) async fn judged(response: Response<Answer>, settings: &HttpHealthCheck) -> Result<Found, Ill> {
     let status = response.status().as_u16();
     let expected = settings.expect.iter().any(|range| range.contains(status));
     let found = if expected { Ok(()) } else { Err(format!("status {status}")) };
@@ -47,7 +46,7 @@ pub(super) async fn judged(response: Response<Incoming>, settings: &HttpHealthCh
             Ok(frame) => frame.data_ref().map_or(0, Bytes::len),
             // It is ill anyway, and for a better reason.
             Err(_) if found.is_err() => return Ok((found, false)),
-            Err(error) => return Err(ill(error)),
+            Err(error) => return Err(error),
         };
         if read > BODY {
             return Ok((found, false));

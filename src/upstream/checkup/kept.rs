@@ -1,19 +1,20 @@
 //! A connection that probes share: one carries ten of them, over HTTP/1.1 and HTTP/2 alike, for to open one costs more than all else.
 //! The tenth probe that opens a new one finds out whether a new one can be had; each of the others, whether who was reached still answers.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::poll_immediate;
-use http_body_util::{Empty, Full};
-use hyper::client::conn::{http1, http2};
-use hyper::rt::Executor;
+use h2::client as http2;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::dial::Reached;
-use super::{Ill, Kind, grpc, http};
+use super::{Ill, Kind, grpc, http as over_http};
 
 /// Bytes of a head: a longer one is none.
 const HEAD: usize = 16 * 1024;
@@ -28,44 +29,50 @@ pub(super) struct Kept {
 }
 
 /// What gets a connection on: it is no task of its own. Once it has ended it must go, for who asks over it learns that by its end.
-type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+type Driver = Pin<Box<dyn Future<Output = Result<(), Ill>> + Send>>;
 
 enum Sender {
     Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>, &'static str),
+    Http2(http2::SendRequest<Bytes>, &'static str),
 }
 
 /// What a probe found, and whether its answer was read whole: if not, no other can follow on its connection.
 pub(super) type Found = (Result<(), Ill>, bool);
 
+/// The body of an answer, and its trailers.
+pub(super) enum Answer {
+    Http1(Incoming),
+    Http2(h2::RecvStream),
+}
+
+impl Answer {
+    /// What comes next of it, if anything.
+    pub(super) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, Ill>> {
+        match self {
+            Self::Http1(body) => body.frame().await.map(|frame| frame.map_err(ill)),
+            Self::Http2(stream) => Some(match stream.data().await {
+                Some(Ok(data)) => stream.flow_control().release_capacity(data.len()).map(|()| Frame::data(data)).map_err(ill),
+                Some(Err(error)) => Err(ill(error)),
+                None => stream.trailers().await.transpose()?.map(Frame::trailers).map_err(ill),
+            }),
+        }
+    }
+}
+
 impl Kept {
     /// Over a connection that is open. `again`: there will be a next probe.
     pub(super) async fn over(reached: Reached, again: bool) -> Result<Self, Ill> {
-        let (io, probes) = (TokioIo::new(reached.stream), if again { 0 } else { PROBES - 1 });
-        Ok(if reached.http2 {
-            let beside = Beside::default();
-            let mut builder = http2::Builder::new(beside.clone());
-            let mut opening = std::pin::pin!(builder.max_header_list_size(HEAD as u32).handshake(io));
-            let opened = std::future::poll_fn(|cx| {
-                beside.poll_all(cx);
-                opening.as_mut().poll(cx)
-            });
-            let (sender, connection) = opened.await.map_err(ill)?;
-            let mut connection = Some(connection);
-            let driver = std::future::poll_fn(move |cx| {
-                let ended = connection.as_mut().map_or(Poll::Ready(Ok(())), |connection| Pin::new(connection).poll(cx));
-                if ended.is_ready() {
-                    // Only then the rest says goodbye.
-                    connection = None;
-                }
-                beside.poll_all(cx);
-                ended
-            });
-            Self { sender: Sender::Http2(sender, reached.scheme), driver: Some(Box::pin(driver)), probes }
+        let probes = if again { 0 } else { PROBES - 1 };
+        let (sender, driver): (_, Driver) = if reached.http2 {
+            let opening = http2::Builder::new().enable_push(false).max_header_list_size(HEAD as u32).handshake(reached.stream);
+            let (sender, connection) = opening.await.map_err(ill)?;
+            (Sender::Http2(sender, reached.scheme), Box::pin(async { connection.await.map_err(ill) }))
         } else {
-            let (sender, connection) = http1::Builder::new().max_buf_size(HEAD).handshake(io).await.map_err(ill)?;
-            Self { sender: Sender::Http1(sender), driver: Some(Box::pin(connection)), probes }
-        })
+            let opening = http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(reached.stream));
+            let (sender, connection) = opening.await.map_err(ill)?;
+            (Sender::Http1(sender), Box::pin(async { connection.await.map_err(ill) }))
+        };
+        Ok(Self { sender, driver: Some(driver), probes })
     }
 
     /// What the endpoint says, and the connection if it may be used once more. `host`: what the endpoint is called.
@@ -79,19 +86,18 @@ impl Kept {
         let asking = async {
             match (sender, kind) {
                 (Sender::Http1(sender), Kind::Http(settings)) => {
-                    let request = http::over_http1(settings, host, last)?;
+                    let request = over_http::over_http1(settings, host, last)?;
                     sender.ready().await.map_err(ill)?;
-                    http::judged(sender.send_request(request).await.map_err(ill)?, settings).await
+                    let response = sender.send_request(request).await.map_err(ill)?;
+                    over_http::judged(response.map(Answer::Http1), settings).await
                 }
                 (Sender::Http2(sender, scheme), Kind::Http(settings)) => {
-                    let request = http::over_http2(settings, host, scheme)?;
-                    sender.ready().await.map_err(ill)?;
-                    http::judged(sender.send_request(request).await.map_err(ill)?, settings).await
+                    let request = over_http::over_http2(settings, host, scheme)?;
+                    over_http::judged(answer(sender, request, Bytes::new()).await?, settings).await
                 }
                 (Sender::Http2(sender, scheme), Kind::Grpc(settings)) => {
-                    let request = grpc::question(settings, host, scheme)?;
-                    sender.ready().await.map_err(ill)?;
-                    grpc::judged(sender.send_request(request).await.map_err(ill)?).await
+                    let (request, message) = grpc::question(settings, host, scheme)?;
+                    grpc::judged(answer(sender, request, message).await?).await
                 }
                 (Sender::Http1(_), Kind::Grpc(_)) | (_, Kind::Tcp) => Err("it is not spoken on this connection".to_owned()),
             }
@@ -107,41 +113,21 @@ impl Kept {
         }
         drop(self.sender);
         if let Some(driver) = self.driver.filter(|_| open) {
+            // It says goodbye.
             poll_immediate(driver).await;
         }
         Ok((found, None))
     }
 }
 
-/// Futures that an HTTP/2 connection would have tasks for. Here they get on with it, in the probe's own task: tasks would wake each other, on
-/// other threads, several times for each probe.
-#[derive(Clone, Default)]
-struct Beside(Arc<Mutex<Vec<Work>>>);
-
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Beside {
-    fn execute(&self, work: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(work));
+/// Asks over HTTP/2. Head and body are handed over before the connection gets on: they go out in one piece.
+async fn answer(sender: &mut http2::SendRequest<Bytes>, request: Request<()>, body: Bytes) -> Result<Response<Answer>, Ill> {
+    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(ill)?;
+    let (response, mut stream) = sender.send_request(request, body.is_empty()).map_err(ill)?;
+    if !body.is_empty() {
+        stream.send_data(body, true).map_err(ill)?;
     }
-}
-
-impl Beside {
-    fn poll_all(&self, cx: &mut Context<'_>) {
-        let mut left = Vec::new();
-        // What is begun meanwhile is begun at once.
-        loop {
-            let work = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-            if work.is_empty() {
-                break;
-            }
-            left.extend(work.into_iter().filter_map(|mut work| match work.as_mut().poll(cx) {
-                Poll::Ready(()) => None,
-                Poll::Pending => Some(work),
-            }));
-        }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(left);
-    }
+    Ok(response.await.map_err(ill)?.map(Answer::Http2))
 }
 
 /// The connection gets on while something is asked.
@@ -151,7 +137,7 @@ async fn asked<T>(asking: impl Future<Output = Result<T, Ill>>, driver: &mut Opt
         let ended = connection.await;
         *driver = None;
         match ended {
-            Err(error) => ill(error),
+            Err(ill) => ill,
             // What is asked ends with it, or has come already.
             Ok(()) => std::future::pending().await,
         }
@@ -164,7 +150,7 @@ async fn asked<T>(asking: impl Future<Output = Result<T, Ill>>, driver: &mut Opt
 }
 
 /// An error, and what it comes from.
-pub(super) fn ill(error: hyper::Error) -> Ill {
-    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+pub(super) fn ill(error: impl std::error::Error) -> Ill {
+    let cause = error.source().map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }

@@ -19,6 +19,7 @@ use crate::proxy::https::redirect_to_https;
 use crate::proxy::reply::own_error;
 use crate::proxy::request::{Act, act};
 use crate::proxy::response;
+use crate::proxy::settle::drop_idle_expectation;
 use crate::proxy::trace::{Trace, Tracer};
 use crate::proxy::upstream::address;
 use crate::proxy::via::Via;
@@ -294,6 +295,7 @@ impl Carrier<'_> {
         let endpoint = upstream.outlook(wish).next.ok_or_else(|| Error::new(503, Party::Upstream, "no_healthy_endpoint"))?;
         self.exchange.endpoint = Some(endpoint);
         self.exchange.tries = 1;
+        drop_idle_expectation(&mut head);
         strip_hop_by_hop(&mut head);
         let version = head.version;
         address(&mut head, version, &self.offline.via, None, &self.exchange)?;

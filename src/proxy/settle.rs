@@ -28,6 +28,14 @@ pub(super) fn settle(session: &mut Session, found: &Unsettled, underscores: Unde
     Ok(())
 }
 
+/// Likewise, of a head that has no session.
+pub(super) fn drop_idle_expectation(head: &mut RequestHeader) {
+    let length = head.headers.get(CONTENT_LENGTH).and_then(number);
+    if length.unwrap_or(0) == 0 && !head.headers.contains_key(TRANSFER_ENCODING) {
+        head.remove_header(&EXPECT);
+    }
+}
+
 /// What of it needs no session.
 ///
 /// # Errors

@@ -179,7 +179,7 @@ impl Endpoint {
     }
 
     /// What a cookie that keeps a client here says of it: the same in every process.
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         key_of(&[self.text.as_bytes()])
     }
 

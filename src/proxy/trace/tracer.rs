@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 use pingora_http::RequestHeader;
 
@@ -15,6 +16,7 @@ use crate::proxy::express::why_general;
 use crate::proxy::head::{OfflineRequest, strip_hop_by_hop};
 use crate::proxy::https::{REDIRECT, redirect_to_https};
 use crate::proxy::request::{Act, act};
+use crate::proxy::settle::drop_idle_expectation;
 use crate::proxy::split::choose;
 use crate::proxy::trace::{
     Action, Asked, Candidate, Copied, Endpoint, Outcome, Retry, Sent, Side, Step, Sticky, Taken, Target, Trace,
@@ -198,6 +200,11 @@ impl Tracer<'_> {
             .as_ref()
             .map(|mirror| Copied { upstream: mirror.upstream.name().to_owned(), ratio: mirror.ratio.to_string() });
         self.upstream(trace, exchange, &head.headers);
+        if exchange.endpoint.is_none() {
+            // Nobody is asked.
+            return Ok(());
+        }
+        drop_idle_expectation(&mut head);
         strip_hop_by_hop(&mut head);
         let version = head.version;
         address(&mut head, version, self.via, None, exchange)?;
@@ -225,7 +232,10 @@ impl Tracer<'_> {
             name: upstream.name().to_owned(),
             balance: outlook.balance,
             endpoints: endpoints.collect(),
-            sticky: upstream.seal().map(|seal| Sticky { cookie: seal.name().to_owned(), by_cookie: stay.is_some() }),
+            sticky: upstream.seal().map(|seal| {
+                let by_cookie = stay.zip(outlook.next.as_ref()).is_some_and(|(stay, next)| stay.at == next.id());
+                Sticky { cookie: seal.name().to_owned(), by_cookie }
+            }),
             endpoint: outlook.next.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
             connect_timeout: timeouts.connect.to_string(),
             response_timeout: timeouts.response.to_string(),
@@ -324,6 +334,9 @@ impl Sent {
             (name.as_str().to_owned(), value)
         };
         let mut headers: Vec<(String, String)> = head.headers.iter().map(shown).collect();
+        // Over HTTP/2 it stands in the target.
+        let authority = head.uri.authority().filter(|_| !head.headers.contains_key(HOST));
+        headers.extend(authority.map(|authority| (HOST.as_str().to_owned(), authority.to_string())));
         headers.sort();
         let path = if head.uri.path().is_empty() { "/" } else { head.uri.path() };
         let target = match head.uri.query() {

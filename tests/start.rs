@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::tls::Authority;
-use support::{Deadline, Launch, Ravelin, Signal, free_port, get};
+use support::{Answer, Connection, Deadline, Launch, Origin, Outgoing, Ravelin, Signal, free_port, get};
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -72,6 +72,42 @@ fn a_second_process_with_the_same_file_ends_and_the_first_goes_on() {
 }
 
 /// Memory holds keys, tokens and what clients send.
+/// What a cookie is sealed with comes from the file, and what it says does not depend on the order in which endpoints stand there.
+#[test]
+fn a_client_stays_at_its_endpoint_over_a_restart() {
+    let origins = ["a", "b", "c"].map(|name| Origin::start(name, vec![Answer::text(200, name)]));
+    let directory = tempfile::tempdir().unwrap();
+    let started = |order: [usize; 3], balance: &str| {
+        let endpoints = order.map(|place| format!("\"{}\"", origins[place].address())).join(", ");
+        let file = format!(
+            "listeners: {{main: {{address: 127.0.0.1:0}}}}\nroutes: {{all: {{upstream: all}}}}\nupstreams:\n  all: {{endpoints: \
+             [{endpoints}], balance: {balance}, health_check: none, sticky: {{cookie: at, key: correct horse battery}}}}\n"
+        );
+        fs::write(directory.path().join("ravelin.yaml"), file).unwrap();
+        serving(directory.path())
+    };
+    // What the body says, and the cookie that is set, if one is.
+    let ask = |ravelin: &Ravelin, cookie: Option<&str>| {
+        let deadline = Deadline::standard();
+        let mut client = Connection::open(ravelin.address(), deadline).unwrap();
+        let mut request = Outgoing::get("/", "a");
+        request.fields.extend(cookie.map(|cookie| ("Cookie".into(), cookie.into())));
+        client.request(&request, deadline).unwrap();
+        let response = client.next_response(deadline).unwrap();
+        let set = response.head.values("set-cookie").first().map(|set| String::from_utf8_lossy(set).into_owned());
+        (String::from_utf8(response.body).unwrap(), set.and_then(|set| Some(set.split_once(';')?.0.to_owned())))
+    };
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let first = started(order, "round_robin");
+        let (at, cookie) = ask(&first, None);
+        drop(first);
+        let second = started([order[1], order[2], order[0]], "random");
+        for _ in 0..10 {
+            assert_eq!(ask(&second, cookie.as_deref()), (at.clone(), None), "{order:?}");
+        }
+    }
+}
+
 #[test]
 fn memory_is_never_dumped_to_a_file() {
     let directory = tempfile::tempdir().unwrap();

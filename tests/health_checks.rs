@@ -6,8 +6,12 @@
 mod support;
 
 use std::fs;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use support::{
@@ -50,7 +54,7 @@ fn until(ravelin: &Ravelin, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Deadline::standard();
     while !holds() {
         assert!(!deadline.passed(), "{what}\n{}", ravelin.log().text());
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -172,6 +176,69 @@ fn a_connection_that_ends_is_no_illness_and_no_health() {
         let line = ravelin.wait_for_log("endpoint is unhealthy", Deadline::standard()).unwrap();
         assert!(line.contains(&format!("check={check}")), "{line}");
     }
+}
+
+/// An answer counts though the connection breaks right behind it.
+#[test]
+fn who_answers_and_hangs_up_is_well() {
+    let headers = |flags: u8, block: &[u8]| frame(1, flags, 1, block);
+    let directory = tempfile::tempdir().unwrap();
+    for (check, protocol, answer) in [
+        ("http", "http2", headers(END_HEADERS | END_STREAM, b"\x88")),
+        ("grpc", "http2", {
+            let trailers = headers(END_HEADERS | END_STREAM, b"\0\x0bgrpc-status\x010");
+            [headers(END_HEADERS, b"\x88"), frame(0, 0, 1, &[0, 0, 0, 0, 2, 8, 1]), trailers].concat()
+        }),
+    ] {
+        let settings = frame(4, 0, 0, b"");
+        let goaway = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 11]);
+        let (address, connections) = hangs_up([settings, answer, goaway].concat());
+        let ravelin = ravelin(
+            directory.path(),
+            &format!(
+                "endpoints: ['{address}'], protocol: {protocol}, health_check: {{{check}: {{interval: 20ms, timeout: 10s, unhealthy_after: 1}}}}"
+            ),
+        );
+        until(&ravelin, "it is probed", || connections.load(Ordering::SeqCst) > 10);
+        assert!(!ravelin.log().text().contains("unhealthy"), "{check} over {protocol}\n{}", ravelin.log().text());
+    }
+}
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame of HTTP/2 (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+    frame.extend(payload);
+    frame
+}
+
+/// Says one thing in one piece, once a question over HTTP/2 has come whole, and closes.
+fn hangs_up(answer: Vec<u8>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = connections.clone();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut asked = || {
+                stream.read_exact(&mut [0; 24]).ok()?;
+                loop {
+                    let mut head = [0; 9];
+                    stream.read_exact(&mut head).ok()?;
+                    let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+                    stream.read_exact(&mut vec![0; length]).ok()?;
+                    if head[8] == 1 && head[4] & END_STREAM != 0 {
+                        return Some(());
+                    }
+                }
+            };
+            if asked().is_some() && stream.write_all(&answer).is_ok() {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    (address, connections)
 }
 
 /// However many probes find the same: a change is a line and a count, and so is the way back, on which it starts slowly.

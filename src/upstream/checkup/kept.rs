@@ -2,7 +2,7 @@
 //! The tenth probe that opens a new one finds out whether a new one can be had; each of the others, whether who was reached still answers.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use bytes::Bytes;
 use futures_util::future::poll_immediate;
@@ -142,10 +142,16 @@ async fn asked<T>(asking: impl Future<Output = Result<T, Ill>>, driver: &mut Opt
             Ok(()) => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let mut asking = pin!(asking);
+    let broken = tokio::select! {
         biased;
-        found = asking => found,
-        broken = breaking => Err(broken),
+        found = &mut asking => return found,
+        broken = breaking => broken,
+    };
+    // A whole answer may have come in front of what broke it.
+    match poll_immediate(asking).await {
+        Some(Ok(found)) => Ok(found),
+        _ => Err(broken),
     }
 }
 

@@ -256,12 +256,13 @@ impl<'a> RequestLine<'a> {
         // Without a method it is no request: nothing else in it means anything.
         let Some(method) = method else { return Self { method: "", target: "".into(), protocol: "" } };
         let target = words.next().unwrap_or_default();
-        let protocol = match words.next().filter(|_| whole) {
+        let rest = words.next();
+        let protocol = match rest.filter(|_| whole) {
             Some(b"HTTP/1.1") => "HTTP/1.1",
             Some(b"HTTP/1.0") => "HTTP/1.0",
             _ => "",
         };
-        let mut target = without_userinfo(String::from_utf8_lossy(target));
+        let mut target = without_userinfo(String::from_utf8_lossy(target), whole || rest.is_some());
         if target.len() > Self::TARGET_MAX {
             target = target[..target.floor_char_boundary(Self::TARGET_MAX)].to_owned().into();
         }
@@ -273,15 +274,29 @@ impl<'a> RequestLine<'a> {
     }
 }
 
-/// A password may stand in an absolute target: it is one reason to refuse it.
-fn without_userinfo(target: Cow<'_, str>) -> Cow<'_, str> {
-    let Some(scheme) = target.find("://") else { return target };
-    let authority = scheme + "://".len();
-    let end = target[authority..].find(['/', '?', '#']).map_or(target.len(), |end| authority + end);
-    match target[authority..end].rfind('@') {
-        Some(at) => format!("{}{}", &target[..authority], &target[authority + at + 1..]).into(),
-        None => target,
+/// Takes a user and a password off a target: they are one reason to refuse it, and may stand wherever it is more than a path. What they are is
+/// for the client to say, so all that may be part of them goes. `ended`: nothing more of it was to come.
+fn without_userinfo(target: Cow<'_, str>, ended: bool) -> Cow<'_, str> {
+    let is_slash = |character| matches!(character, '/' | '\\');
+    if target.starts_with('/') && !target[1..].starts_with(is_slash) {
+        return target;
     }
+    // Behind a scheme, if there is one, and slashes.
+    let scheme = target.split_once(':').filter(|(name, rest)| !name.contains(is_slash) && rest.starts_with(is_slash));
+    let rest = scheme.map_or(&*target, |(_, rest)| rest).trim_start_matches(is_slash);
+    let start = &target[..target.len() - rest.len()];
+    if ended && is_host(rest.split(['/', '\\', '?', '#']).next().unwrap_or_default()) {
+        return target;
+    }
+    let host = rest.rsplit_once('@').filter(|_| ended).map_or("", |(_, host)| host);
+    format!("{start}{host}").into()
+}
+
+/// Whether it is a host, with or without a port, and nothing else.
+fn is_host(authority: &str) -> bool {
+    let bare = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(authority, |(_, port)| port);
+    let port = bare.split_once(':').map_or("", |(_, port)| port);
+    !authority.contains('@') && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -307,10 +322,33 @@ mod tests {
     #[test]
     fn a_password_is_not_told() {
         let read = |target: &str| RequestLine::read(format!("GET {target} HTTP/1.1\r\n").as_bytes()).target.into_owned();
-        assert_eq!(read("http://me:secret@a/x?y=b@c"), "http://a/x?y=b@c");
-        assert_eq!(read("http://me:sec@ret@a"), "http://a");
-        assert_eq!(read("http://a/x@y"), "http://a/x@y");
-        assert_eq!(read("/x?to=http://b/@"), "/x?to=http://b/@");
+        for (target, told) in [
+            ("http://me:secret@a/x?y=b", "http://a/x?y=b"),
+            ("http://me:sec@ret@a", "http://a"),
+            ("http://me:sec/ret@a/x", "http://a/x"),
+            ("http://me:sec?ret@a/", "http://a/"),
+            ("http:/me:secret@a/x", "http:/a/x"),
+            ("http:\\\\me:secret@a/", "http:\\\\a/"),
+            ("//me:secret@a/x", "//a/x"),
+            ("/\\me:secret@a/x", "/\\a/x"),
+            ("me:secret@a:443", "a:443"),
+            ("http:me:secret@a", "a"),
+            // Part of one.
+            ("http://me:secret", "http://"),
+            ("me:secret", ""),
+        ] {
+            assert_eq!(read(target), told, "{target}");
+        }
+        for target in
+            ["http://a/x@y", "http://a:80/x?y=b@c", "http://[::1]:80/@", "a:443", "[::1]:443", "*", "/x?to=http://b/@", "/me:x@a"]
+        {
+            assert_eq!(read(target), target);
+        }
+        for (seen, told) in
+            [("GET http://me:42", "http://"), ("GET http://me:42/sec", "http://"), ("GET //me", "//"), ("CONNECT me:42", "")]
+        {
+            assert_eq!(RequestLine::read(seen.as_bytes()).target, told, "{seen}");
+        }
     }
 
     #[test]

@@ -17,74 +17,63 @@ pub(super) const FIELDS_MAX: usize = 256;
 /// Informational responses before the final one at most: as many as a client may have to read for nothing.
 pub(super) const INFORMATIONAL_MAX: u8 = 16;
 
-/// What is wrong with an endpoint's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    LineFeed,
-    Line,
-    Name,
-    Value,
-    Blank,
-    TooLarge,
-    LowStatus,
-    HighStatus,
-    Length,
-    LengthTwice,
-    LengthAndChunks,
-    Coding,
-    Framing,
-    Chunk,
-    NotOver,
-    Switches,
-    Informational,
-    InformationalEnd,
-    InformationalFlood,
-    TooShort,
-    NoBody,
-    Trailer,
-    Pseudo,
-    Block,
-    Frame,
-    Push,
-    Http2,
-    Flood,
+/// What can be wrong with an endpoint's answer, and how its operator is told.
+macro_rules! refusals {
+    ($($name:ident: $why:literal,)+) => {
+        /// What is wrong with an endpoint's answer.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Refused {
+            $($name,)+
+        }
+
+        impl Refused {
+            const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// In words, for the endpoint's operator.
+            pub(super) fn why(self) -> &'static str {
+                match self {
+                    $(Self::$name => $why,)+
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    LineFeed: "a line of its head ends in a line feed alone",
+    Line: "a line of its head can't be read",
+    Name: "a field of its head has a name that is none, or is folded",
+    Value: "a field of its head has a value that can't be",
+    Blank: "a blank stands around a value, over HTTP/2",
+    TooLarge: "its head is too large",
+    LowStatus: "its status is below 100",
+    HighStatus: "its status is above 599",
+    Length: "its lengths disagree, or one is no number",
+    LengthTwice: "it has the same length twice",
+    LengthAndChunks: "it has a length, and chunks too",
+    Coding: "its transfer coding is not just `chunked`, or stands in HTTP/1.0",
+    Framing: "it says twice, or wrongly, where its body ends",
+    Chunk: "its chunks can't be read",
+    NotOver: "it goes on behind its end",
+    Switches: "it switches protocols, which nobody asked for",
+    Informational: "an informational head has a length or a coding that can't be",
+    InformationalEnd: "it ends with an informational head",
+    InformationalFlood: "it has more than 16 informational heads",
+    TooShort: "its length disagrees with its body",
+    NoBody: "it has a body, and may have none",
+    Trailer: "its trailers have a field that belongs in front of a body",
+    Pseudo: "it has not one `:status`, or other pseudo-fields",
+    Block: "its fields can't be decoded (HPACK)",
+    Frame: "a frame of HTTP/2 is not where or as it must be",
+    Push: "it pushes, which was refused",
+    Http2: "it breaks a rule of HTTP/2",
+    Flood: "it floods its connection",
 }
 
 impl Refused {
-    const ALL: [Self; 28] = [
-        Self::LineFeed,
-        Self::Line,
-        Self::Name,
-        Self::Value,
-        Self::Blank,
-        Self::TooLarge,
-        Self::LowStatus,
-        Self::HighStatus,
-        Self::Length,
-        Self::LengthTwice,
-        Self::LengthAndChunks,
-        Self::Coding,
-        Self::Framing,
-        Self::Chunk,
-        Self::NotOver,
-        Self::Switches,
-        Self::Informational,
-        Self::InformationalEnd,
-        Self::InformationalFlood,
-        Self::TooShort,
-        Self::NoBody,
-        Self::Trailer,
-        Self::Pseudo,
-        Self::Block,
-        Self::Frame,
-        Self::Push,
-        Self::Http2,
-        Self::Flood,
-    ];
-
     /// What an error says whose text ends in [`Refused::why`].
     pub(super) fn told_by(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|refused| text.ends_with(refused.why()))
+        Self::ALL.iter().copied().find(|refused| text.ends_with(refused.why()))
     }
 
     /// The reason code: others may read it in another way, nobody can read it, or there is too much of it.
@@ -101,40 +90,6 @@ impl Refused {
             Self::InformationalFlood => "informational_flood",
             Self::Flood => "http2_flood",
             _ => "invalid_response",
-        }
-    }
-
-    /// In words, for the endpoint's operator.
-    pub(super) fn why(self) -> &'static str {
-        match self {
-            Self::LineFeed => "a line of its head ends in a line feed alone",
-            Self::Line => "a line of its head can't be read",
-            Self::Name => "a field of its head has a name that is none, or is folded",
-            Self::Value => "a field of its head has a value that can't be",
-            Self::Blank => "a blank stands around a value, over HTTP/2",
-            Self::TooLarge => "its head is too large",
-            Self::LowStatus => "its status is below 100",
-            Self::HighStatus => "its status is above 599",
-            Self::Length => "its lengths disagree, or one is no number",
-            Self::LengthTwice => "it has the same length twice",
-            Self::LengthAndChunks => "it has a length, and chunks too",
-            Self::Coding => "it has a transfer coding that is not `chunked`, once, over HTTP/1.1",
-            Self::Framing => "it says twice, or wrongly, where its body ends",
-            Self::Chunk => "its chunks can't be read",
-            Self::NotOver => "it goes on behind its end",
-            Self::Switches => "it switches protocols, which nobody asked for",
-            Self::Informational => "an informational head has a length or a coding that can't be",
-            Self::InformationalEnd => "it ends with an informational head",
-            Self::InformationalFlood => "it has more than 16 informational heads",
-            Self::TooShort => "its length disagrees with its body",
-            Self::NoBody => "it has a body, and may have none",
-            Self::Trailer => "its trailers have a field that belongs in front of a body",
-            Self::Pseudo => "it has not one `:status`, or other pseudo-fields",
-            Self::Block => "its fields can't be decoded (HPACK)",
-            Self::Frame => "a frame of HTTP/2 is not where or as it must be",
-            Self::Push => "it pushes, which was refused",
-            Self::Http2 => "it breaks a rule of HTTP/2",
-            Self::Flood => "it floods its connection",
         }
     }
 }
@@ -212,10 +167,13 @@ pub(super) fn ends<'a>(
     for (name, value) in fields.clone() {
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if length.is_some() || chunked {
-                    return Err(lengths(fields, chunked));
+                if chunked {
+                    return Err(Refused::LengthAndChunks);
                 }
-                length = Some(number(value).ok_or_else(|| lengths(fields.clone(), chunked))?);
+                if length.is_some() {
+                    return Err(lengths(fields));
+                }
+                length = Some(number(value).ok_or_else(|| lengths(fields.clone()))?);
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if length.is_some() {
@@ -263,18 +221,14 @@ pub(super) fn informational<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8]
     Ok(())
 }
 
-/// What is wrong with lengths, or with one beside chunks.
-fn lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>, chunked: bool) -> Refused {
+/// What is wrong with lengths.
+fn lengths<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Refused {
     let mut lengths = fields
         .filter(|(name, _)| name.eq_ignore_ascii_case(b"content-length"))
         .flat_map(|(_, value)| value.split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii);
     let first = lengths.next().and_then(number);
-    match first.is_some() && lengths.all(|length| number(length) == first) {
-        true if chunked => Refused::LengthAndChunks,
-        true => Refused::LengthTwice,
-        false => Refused::Length,
-    }
+    if first.is_some() && lengths.all(|length| number(length) == first) { Refused::LengthTwice } else { Refused::Length }
 }
 
 /// Digits, and nothing but digits. A leading zero makes an octal number for some.
@@ -464,7 +418,7 @@ mod tests {
     #[test]
     fn each_fault_is_told_from_all_others() {
         for refused in Refused::ALL {
-            assert_eq!(Refused::told_by(&format!("an error: {}", refused.why())), Some(refused));
+            assert_eq!(Refused::told_by(&format!("an error: {}", refused.why())).as_ref(), Some(refused));
         }
         assert_eq!(Refused::told_by("timed out"), None);
     }

@@ -28,10 +28,11 @@ pub(super) fn settle(session: &mut Session, found: &Unsettled, underscores: Unde
     Ok(())
 }
 
-/// Likewise, of a head that has no session.
+/// Likewise, of a head that has no session: that a body follows can only be told by its fields, over HTTP/2 too.
 pub(super) fn drop_idle_expectation(head: &mut RequestHeader) {
     let length = head.headers.get(CONTENT_LENGTH).and_then(number);
-    if length.unwrap_or(0) == 0 && !head.headers.contains_key(TRANSFER_ENCODING) {
+    let has_body = length.unwrap_or(0) > 0 || head.headers.contains_key(TRANSFER_ENCODING);
+    if head.version == Version::HTTP_10 || !has_body {
         head.remove_header(&EXPECT);
     }
 }

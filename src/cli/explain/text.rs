@@ -228,8 +228,7 @@ fn upstream_of(f: &mut fmt::Formatter<'_>, upstream: &Target) -> fmt::Result {
     };
     writeln!(f, "\nForwarded to upstream `{}`: {order} {}", upstream.name, list.join(", "))?;
     if let Some(sticky) = &upstream.sticky {
-        let held =
-            if sticky.by_cookie { "which this client has" } else { "which this client does not have, or which leads nowhere" };
+        let held = if sticky.by_cookie { "which this client has" } else { "which decides nothing here" };
         writeln!(f, "  sticky: by the cookie `{}`, {held}", sticky.cookie)?;
     }
     let Target { connect_timeout, response_timeout, read_timeout, retry, .. } = upstream;

@@ -245,7 +245,7 @@ pub struct Endpoint {
 pub struct Sticky {
     /// The cookie's name.
     pub cookie: String,
-    /// Whether the request has that cookie, and it is one of ours.
+    /// Whether the request has that cookie, it is one of ours, and its endpoint takes requests: so it decides.
     pub by_cookie: bool,
 }
 

@@ -71,7 +71,6 @@ fn a_second_process_with_the_same_file_ends_and_the_first_goes_on() {
     assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
 }
 
-/// Memory holds keys, tokens and what clients send.
 /// What a cookie is sealed with comes from the file, and what it says does not depend on the order in which endpoints stand there.
 #[test]
 fn a_client_stays_at_its_endpoint_over_a_restart() {
@@ -108,6 +107,7 @@ fn a_client_stays_at_its_endpoint_over_a_restart() {
     }
 }
 
+/// Memory holds keys, tokens and what clients send.
 #[test]
 fn memory_is_never_dumped_to_a_file() {
     let directory = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use support::pebble::{Directory, Pebble, Ports, Prepared};
@@ -111,7 +112,11 @@ fn a_certificate_is_obtained_over_tls_and_kept() {
     // Nobody is there yet: names are served by a certificate that nobody trusts, and the process is ready.
     let ravelin = place.start();
     until(&ravelin, "no certificate yet");
-    assert_eq!(get(&ravelin.admin().unwrap(), "/readyz"), 200);
+    let deadline = Deadline::standard();
+    while get(&ravelin.admin().unwrap(), "/readyz") != 200 {
+        assert!(!deadline.passed(), "it is not ready\n{}", ravelin.log().text());
+        thread::sleep(Duration::from_millis(5));
+    }
     let nobody = Client::new(&Authority::new("nobody"));
     for name in ["www.example.test", "example.test"] {
         let refused = is_served(&nobody, &place.tls(), name).unwrap_err();

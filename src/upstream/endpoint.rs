@@ -211,8 +211,13 @@ impl Endpoint {
     /// A request under way at it is over.
     pub(super) fn leave(self: &Arc<Self>) {
         self.vitals.end();
+        self.call();
+    }
+
+    /// It may have room: whoever waits for that is called.
+    pub(super) fn call(self: &Arc<Self>) {
         if let Some(gate) = &self.terms.gate {
-            gate.left(self);
+            gate.call(self);
         }
     }
 

@@ -2,13 +2,15 @@
 //!
 //! Without limits nothing of this is touched. With them, a request that finds room takes it by one atomic step; only who must wait, and
 //! who ends while somebody waits, takes a lock. The line is first come, first served: who comes while somebody waits goes behind. Whoever
-//! gives up leaves it, and a place at an endpoint that was on its way to them goes to the next.
+//! gives up leaves it, and a place at an endpoint that was on its way to them goes to the next. Whoever has been failed by an endpoint is
+//! passed over where that one has room: it is no use to them that nobody else wants to be there.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pingora_core::protocols::l4::socket::SocketAddr;
 use tokio::sync::oneshot;
 
 use super::endpoint::Endpoint;
@@ -45,10 +47,11 @@ impl Gate {
         Self { capacity, queue }
     }
 
-    /// A request has left this endpoint: who waits may have its place.
-    pub(super) fn left(&self, endpoint: &Arc<Endpoint>) {
+    /// This endpoint may have room: who waits may have it.
+    pub(super) fn call(&self, endpoint: &Arc<Endpoint>) {
         while self.queue.is_waiting() && endpoint.vitals().is_open() && endpoint.vitals().try_begin(self.capacity) {
-            if !self.queue.hand(endpoint) {
+            // Who joined the line while a place was held for nobody found it taken.
+            if !self.queue.hand(endpoint) && !self.queue.is_wanted(endpoint) {
                 return;
             }
         }
@@ -66,6 +69,8 @@ pub(super) struct Queue {
 
 struct Waiter {
     number: u64,
+    /// Endpoints that have failed this request, while there is another.
+    tried: Box<[SocketAddr]>,
     place: oneshot::Sender<Held>,
 }
 
@@ -88,27 +93,42 @@ impl Queue {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// A place at the end; `None`: the line is as long as it may be.
-    pub(super) fn join(self: &Arc<Self>, most: usize) -> Option<Ticket> {
+    /// A place at the end; `None`: the line is as long as it may be. `tried`: where it is of no use.
+    pub(super) fn join(self: &Arc<Self>, most: usize, tried: &[SocketAddr]) -> Option<Ticket> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, place) = oneshot::channel();
         let mut line = self.line();
         if line.len() >= most {
             return None;
         }
-        line.push_back(Waiter { number, place: sender });
+        line.push_back(Waiter { number, tried: tried.into(), place: sender });
         self.length.store(line.len(), Ordering::SeqCst);
         drop(line);
         Some(Ticket { queue: self.clone(), number, place })
     }
 
-    /// Gives a place at this endpoint, which is taken already, to the first in the line. `false`: nobody was there, and it is given back.
+    /// Whether somebody waits for whom this endpoint is of use.
+    fn is_wanted(&self, endpoint: &Endpoint) -> bool {
+        self.line().iter().any(|waiter| waiter.takes(endpoint))
+    }
+
+    /// Who has no other endpoint any more takes those too that have failed it.
+    pub(super) fn relent(&self, has_other: impl Fn(&[SocketAddr]) -> bool) {
+        for waiter in self.line().iter_mut().filter(|waiter| !waiter.tried.is_empty()) {
+            if !has_other(&waiter.tried) {
+                waiter.tried = Box::default();
+            }
+        }
+    }
+
+    /// Gives a place at this endpoint, which is taken already, to the first in the line for whom it is of use. `false`: there was none, and it is
+    /// given back.
     pub(super) fn hand(&self, endpoint: &Arc<Endpoint>) -> bool {
         let mut held = Held(Some(endpoint.clone()));
         loop {
             let first = {
                 let mut line = self.line();
-                let first = line.pop_front();
+                let first = line.iter().position(|waiter| waiter.takes(endpoint)).and_then(|place| line.remove(place));
                 self.length.store(line.len(), Ordering::SeqCst);
                 first
             };
@@ -128,6 +148,12 @@ impl Queue {
 
     fn line(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiter {
+    fn takes(&self, endpoint: &Endpoint) -> bool {
+        self.tried.is_empty() || !self.tried.contains(endpoint.address())
     }
 }
 
@@ -182,8 +208,8 @@ mod tests {
         let queue = Arc::<Queue>::default();
         let endpoint = endpoint(&queue, 1);
         assert!(endpoint.vitals().try_begin(1));
-        let mut tickets = [queue.join(2).unwrap(), queue.join(2).unwrap()];
-        assert!(queue.join(2).is_none() && queue.length() == 2);
+        let mut tickets = [queue.join(2, &[]).unwrap(), queue.join(2, &[]).unwrap()];
+        assert!(queue.join(2, &[]).is_none() && queue.length() == 2);
         endpoint.leave();
         assert!(tickets[1].place.try_recv().is_err(), "it is not its turn");
         assert!(tickets[0].called().await.is_some());
@@ -199,7 +225,7 @@ mod tests {
         let queue = Arc::<Queue>::default();
         let endpoint = endpoint(&queue, 1);
         assert!(endpoint.vitals().try_begin(1));
-        let (first, second, mut third) = (queue.join(9).unwrap(), queue.join(9).unwrap(), queue.join(9).unwrap());
+        let (first, second, mut third) = (queue.join(9, &[]).unwrap(), queue.join(9, &[]).unwrap(), queue.join(9, &[]).unwrap());
         drop(second);
         endpoint.leave();
         // The place is on its way to the first, who is gone before it takes it.
@@ -211,11 +237,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whom_an_endpoint_has_failed_it_does_not_call() {
+        let queue = Arc::<Queue>::default();
+        let endpoint = endpoint(&queue, 1);
+        let failed = [endpoint.address().clone()];
+        let mut first = queue.join(9, &failed).unwrap();
+        assert!(endpoint.vitals().try_begin(1));
+        endpoint.leave();
+        assert!(first.place.try_recv().is_err(), "it has room, and is of no use");
+        // Who comes behind is.
+        let mut second = queue.join(9, &[]).unwrap();
+        endpoint.call();
+        assert!(second.called().await.is_some());
+        endpoint.leave();
+        assert_eq!(endpoint.vitals().in_flight(), 0);
+        // Where there is no other, it is better than none.
+        queue.relent(|_| true);
+        endpoint.call();
+        assert!(first.place.try_recv().is_err());
+        queue.relent(|_| false);
+        endpoint.call();
+        assert!(first.called().await.is_some());
+        endpoint.leave();
+        assert_eq!((queue.length(), endpoint.vitals().in_flight()), (0, 0));
+    }
+
+    #[tokio::test]
     async fn a_place_at_an_endpoint_that_is_given_nothing_more_is_given_to_nobody() {
         let queue = Arc::<Queue>::default();
         let closed = Arc::new(Endpoint::testing(1).with_gate(Gate::new(1, queue.clone())));
         assert!(closed.vitals().try_begin(1));
-        let mut ticket = queue.join(1).unwrap();
+        let mut ticket = queue.join(1, &[]).unwrap();
         closed.leave();
         assert!(ticket.place.try_recv().is_err());
         assert_eq!(closed.vitals().in_flight(), 0);
@@ -232,7 +284,7 @@ mod tests {
                 let (queue, endpoint) = (queue.clone(), endpoint.clone());
                 all.spawn(async move {
                     if queue.is_waiting() || !endpoint.vitals().try_begin(2) {
-                        let mut ticket = queue.join(1_000).unwrap();
+                        let mut ticket = queue.join(1_000, &[]).unwrap();
                         // As a request that has joined the line looks once more for room.
                         while queue.is_waiting() && endpoint.vitals().try_begin(2) && queue.hand(&endpoint) {}
                         let patience = Duration::from_micros(if number % 7 == 0 { 50 } else { 60_000_000 });

@@ -172,6 +172,7 @@ impl Members {
         let open: Vec<_> = table.open().map(|endpoint| endpoint.vitals().clone()).collect();
         self.roster().open(&open);
         self.table.store(table);
+        self.call(0);
         // What was opened as the configuration before this one said is not used any more.
         self.table().places().iter().for_each(|place| place.endpoint.close_others());
         // Said once it is so.
@@ -183,6 +184,19 @@ impl Members {
             }
         }
         next
+    }
+
+    /// Calls those who wait to endpoints that have room. `turn`: with whom it begins.
+    pub(super) fn call(&self, turn: usize) {
+        let queue = self.roster().queue();
+        if !queue.is_waiting() {
+            return;
+        }
+        let table = self.table();
+        queue.relent(|tried| table.has_other(tried));
+        let count = table.open().count();
+        let first = turn.checked_rem(count).unwrap_or_default();
+        table.open().skip(first).chain(table.open().take(first)).for_each(Endpoint::call);
     }
 
     /// An endpoint as it stands.

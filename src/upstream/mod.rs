@@ -327,7 +327,7 @@ impl Upstream {
     pub(crate) async fn engage(&self, tried: &[SocketAddr], wish: Wish, now: Instant) -> Result<Attempt, Refusal> {
         match self.try_engage(tried, wish, now)? {
             Some(attempt) => Ok(attempt),
-            None => self.wait().await,
+            None => self.wait(tried).await,
         }
     }
 
@@ -353,37 +353,27 @@ impl Upstream {
         Ok(None)
     }
 
-    /// Waits for an endpoint with room, in the line of those who do. May be dropped at any time.
+    /// Waits for an endpoint with room, and not in `tried` if there is one, in the line of those who do. May be dropped at any time.
     ///
     /// # Errors
     /// The line is too long, or it took too long.
-    pub(crate) async fn wait(&self) -> Result<Attempt, Refusal> {
-        let Some((patience, capacity)) = self.limits else { return Err(Refusal::NoneHealthy) };
+    pub(crate) async fn wait(&self, tried: &[SocketAddr]) -> Result<Attempt, Refusal> {
+        let Some((patience, _)) = self.limits else { return Err(Refusal::NoneHealthy) };
         let queue = self.members.roster().queue();
         let most = patience.queue.saturating_mul(self.members.table().open().count());
-        let Some(mut ticket) = queue.join(most) else {
+        let tried = if self.has_other(tried) { tried } else { &[] };
+        let Some(mut ticket) = queue.join(most, tried) else {
             self.meter.queue_full();
             return Err(Refusal::QueueFull);
         };
         self.meter.queued();
         // Somebody may have left between the look at the endpoints and this.
-        self.call(capacity);
+        self.members.call(self.turn.fetch_add(1, Ordering::Relaxed));
         match tokio::time::timeout(patience.timeout, ticket.called()).await {
             Ok(Some(endpoint)) => Ok(Attempt::begun(endpoint, Instant::now(), self.is_timed())),
             Ok(None) | Err(_) => {
                 self.meter.queue_timeout();
                 Err(Refusal::QueueTimeout)
-            }
-        }
-    }
-
-    /// Calls those who wait to endpoints that have room.
-    fn call(&self, capacity: u32) {
-        let queue = self.members.roster().queue();
-        while queue.is_waiting() {
-            let Some(endpoint) = self.pick(&[], Wish::default(), Some(capacity)) else { return };
-            if endpoint.vitals().try_begin(capacity) && !queue.hand(&endpoint) {
-                return;
             }
         }
     }

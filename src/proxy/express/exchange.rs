@@ -285,7 +285,7 @@ impl<'a, D: Downstream> Passage<'a, D> {
         let began = ctx.step.take_if(|_| ctx.exchange.tries == 0).unwrap_or_else(Instant::now);
         let attempt = match upstream.try_engage(&ctx.tried, wish, began) {
             Ok(Some(attempt)) => Ok(attempt),
-            Ok(None) => Box::pin(upstream.wait()).await,
+            Ok(None) => Box::pin(upstream.wait(&ctx.tried)).await,
             Err(refusal) => Err(refusal),
         };
         let attempt = attempt.map_err(|refusal| refused(upstream.name(), refusal))?;

@@ -232,7 +232,7 @@ impl Stage {
 /// What an upstream says that should survive all of this. The budget is the default one: a fifth of the requests, and ten in a second.
 const UPSTREAM: &str = "    health_check: {http: {path: /health, interval: 500ms, timeout: 500ms}}\n    \
     outlier_detection: {error_ratio: 10%, eject_for: 2s}\n    \
-    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"503\"], try_timeout: 500ms";
+    retry: {retries: 2, conditions: [connect_error, reset, timeout, \"502\", \"503\"], try_timeout: 500ms";
 
 /// As `UPSTREAM` has it.
 const TRY_TIMEOUT: Duration = Duration::from_millis(500);

@@ -254,11 +254,11 @@ fn condition(outcome: Outcome) -> Option<RetryCondition> {
         Outcome::Timeout => Some(RetryCondition::Timeout),
         Outcome::Answered(429) => Some(RetryCondition::TooManyRequests),
         Outcome::Answered(500) => Some(RetryCondition::InternalServerError),
-        Outcome::Answered(502) => Some(RetryCondition::BadGateway),
+        // What can't be relied on was an answer, which the client would be told of so.
+        Outcome::Answered(502) | Outcome::Invalid => Some(RetryCondition::BadGateway),
         Outcome::Answered(503) => Some(RetryCondition::ServiceUnavailable),
         Outcome::Answered(504) => Some(RetryCondition::GatewayTimeout),
-        // What can't be relied on was an answer: the endpoint may have done what it was asked to.
-        Outcome::Answered(_) | Outcome::Invalid => None,
+        Outcome::Answered(_) => None,
     }
 }
 
@@ -330,7 +330,7 @@ mod tests {
     fn a_reason_is_what_the_conditions_name() {
         assert_eq!(
             words(&policy(&format!("{{conditions: {ALL}, budget: none}}")), &facts(&Method::GET)),
-            "connect_error connect_error connect_error reset timeout enough enough enough 429 500 enough 502 503 504 enough"
+            "connect_error connect_error connect_error reset timeout 502 enough enough 429 500 enough 502 503 504 enough"
         );
         assert_eq!(
             words(&policy("{budget: none}"), &facts(&Method::GET)),

@@ -160,3 +160,53 @@ fn who_does_not_hear_that_no_more_are_wanted_is_cut_off() {
     let answered = metric(&ravelin, "ravelin_requests_total{route=\"all\",upstream=\"-\",code=\"200\"}");
     assert!(answered <= 13.0, "{answered}");
 }
+
+/// `POST /` of `a`, with a length (RFC 7541, appendix A: `content-length` is 28).
+fn post(length: u8) -> Vec<u8> {
+    [&[0x83][..], &HEAD[1..], &[0x0f, 0x0d, 1, length]].concat()
+}
+
+/// The next frame of this stream that ends it, and its kind.
+fn end_of_stream(stream: &mut TcpStream, number: u32) -> u8 {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).unwrap();
+        let ends = head[3] == 3 || (head[3] <= 1 && head[4] & 1 != 0);
+        if ends && head[5..] == number.to_be_bytes() {
+            return head[3];
+        }
+    }
+}
+
+/// Bytes behind a body that seemed whole: the endpoint has not taken it for one.
+#[test]
+fn a_body_is_whole_when_its_stream_has_ended() {
+    for lane in ["general", "express"] {
+        let origin = origin();
+        let ravelin = start(lane, &origin, "");
+        for (length, body, more) in [(b'3', &b"abc"[..], &b"de"[..]), (b'0', b"", b"x")] {
+            let mut stream = connect(&ravelin);
+            let begun = |number| [frame(1, 4, number, &post(length)), frame(0, 0, number, body)].concat();
+            // Meanwhile another stream has been there and back.
+            stream.write_all(&[begun(1), frame(1, 5, 3, &HEAD)].concat()).unwrap();
+            assert_eq!(end_of_stream(&mut stream, 3), 0, "{lane}");
+            stream.write_all(&frame(0, 1, 1, more)).unwrap();
+            assert_eq!(end_of_stream(&mut stream, 1), 3, "{lane}: it is reset");
+            until(&origin, |origin| origin.open() <= 1);
+            let whole = || -> Vec<Vec<u8>> {
+                let posts =
+                    origin.requests().into_iter().filter(|request| request.complete && request.head.first.starts_with(b"POST"));
+                posts.map(|request| request.body).collect()
+            };
+            assert!(whole().is_empty(), "{lane}: {:?}", origin.requests());
+            // It is as good as any other if nothing comes.
+            stream.write_all(&begun(5)).unwrap();
+            stream.write_all(&frame(0, 1, 5, b"")).unwrap();
+            assert_eq!(end_of_stream(&mut stream, 5), 0, "{lane}");
+            assert_eq!(whole(), [body], "{lane}");
+            origin.forget();
+        }
+    }
+}

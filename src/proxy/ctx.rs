@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderValue, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 
@@ -136,6 +137,8 @@ pub(crate) struct Ctx {
     pub(super) pace: Option<Pace>,
     /// Bytes of the request's body.
     pub(super) received: u64,
+    /// The last of them, over HTTP/2, until its stream has ended.
+    pub(super) held: Option<Bytes>,
     /// Bytes of the response's body.
     pub(super) sent: u64,
     pub(super) timing: Timing,
@@ -206,6 +209,7 @@ impl Ctx {
             user_agent: None,
             referer: None,
             received: 0,
+            held: None,
             sent: 0,
             timing: Timing::default(),
             step: None,

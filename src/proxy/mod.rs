@@ -146,8 +146,14 @@ impl ProxyHttp for Proxy {
         self.handle_request(session, ctx).await
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Box<Ctx>) -> Result<()> {
-        upstream::request_body(body, end, ctx, self).await
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Box<Ctx>,
+    ) -> Result<()> {
+        upstream::request_body(session, body, end, ctx, self).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{Method, Version};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -20,6 +20,7 @@ use crate::proxy::outcome::{broke, connecting};
 use crate::proxy::reply::{QUEUE_FULL, QUEUE_TIMEOUT};
 use crate::proxy::response::lacks_descriptors;
 use crate::proxy::retry::{self, Circumstances};
+use crate::proxy::settle::number;
 use crate::proxy::via::Via;
 use crate::proxy::who::WhoAsks;
 use crate::proxy::{Ctx, Expired, Proxy, Result, affinity, hedge, mirror};
@@ -52,7 +53,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) 
         ctx.first_began = upstream.retries().hedges(ctx.exchange.target.method()).then(|| attempt.began());
     } else {
         // What was sent of the request is sent anew.
-        (ctx.received, ctx.asked) = (0, false);
+        (ctx.received, ctx.held, ctx.asked) = (0, None, false);
         mirror::restart(&mut ctx.copy);
     }
     ctx.try_began = Some(attempt.began());
@@ -283,7 +284,13 @@ fn names_no_host(head: &RequestHeader) -> bool {
 }
 
 /// A piece of the request's body goes out.
-pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx, proxy: &Proxy) -> Result<()> {
+pub(super) async fn request_body(
+    session: &mut Session,
+    body: &mut Option<Bytes>,
+    end: bool,
+    ctx: &mut Ctx,
+    proxy: &Proxy,
+) -> Result<()> {
     if ctx.tunnel {
         ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     } else if end {
@@ -295,6 +302,7 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
     ctx.received += length as u64;
     if !ctx.tunnel {
         bounded(length, end, ctx).map_err(|error| ended(ctx, error))?;
+        hold_last(session.req_header(), body, end, ctx);
     }
     if let Some(route) = ctx.route.as_ref().filter(|route| route.chain.sees_request_body()) {
         let outcome = route.chain.request_body(&mut ctx.run, body, end, &mut ctx.exchange).await;
@@ -309,6 +317,21 @@ pub(super) async fn request_body(body: &mut Option<Bytes>, end: bool, ctx: &mut 
         *body = None;
     }
     Ok(())
+}
+
+/// Over HTTP/2 the last of a body that has a length waits for the end of its stream. More may come instead, and then it was no such body (RFC 9113
+/// §8.1.1): an endpoint must not have taken it for a whole one.
+fn hold_last(head: &RequestHeader, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) {
+    if end {
+        if let Some(held) = ctx.held.take() {
+            *body = Some(held);
+        }
+    } else if ctx.connection.stream.is_some()
+        && ctx.held.is_none()
+        && head.headers.get(CONTENT_LENGTH).and_then(number).is_some_and(|length| ctx.received >= length)
+    {
+        ctx.held = body.replace(Bytes::new());
+    }
 }
 
 /// Whether a body is as large and as fast as it must be. The time of a body over HTTP/1 is kept by the connection.

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
+use http::header::CONTENT_LENGTH;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::protocols::http::v2::server::{H2Options, HttpSession, default_h2_options};
 use pingora_core::server::ShutdownWatch;
+use pingora_http::RequestHeader;
 use tokio::sync::Notify;
 
 use self::lane::StreamClient;
@@ -182,6 +184,15 @@ impl HttpServerApp for Streams {
             last: false,
             observers: self.listener.observers.clone(),
         });
+        let mut session = session;
+        if let ServerSession::H2(stream) = &mut session
+            && let Err((status, reason)) = self.empty_as_said(stream).await
+        {
+            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
+            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
+            refused_silently(&refused, &self.listener.observers);
+            return None;
+        }
         let session = match session {
             ServerSession::H2(stream) if self.listener.express.is_open() => {
                 match self.listener.express.admit_stream(stream.req_header(), stream.is_body_empty(), &connection) {
@@ -214,7 +225,36 @@ impl HttpServerApp for Streams {
     }
 }
 
+/// What a request says of its body. What is no number is refused later.
+fn length(head: &RequestHeader) -> Option<u64> {
+    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 impl Streams {
+    /// A body that is said to have no bytes has none once its stream has ended (RFC 9113 §8.1.1).
+    ///
+    /// # Errors
+    /// There are some, or the end does not come.
+    async fn empty_as_said(&self, stream: &mut HttpSession) -> Result<(), (u16, &'static str)> {
+        if length(stream.req_header()) != Some(0) {
+            return Ok(());
+        }
+        let ended = async {
+            loop {
+                match poll_fn(|cx| stream.poll_read_body_bytes(cx)).await {
+                    None => return Ok(()),
+                    Some(Ok(data)) if data.is_empty() => {}
+                    Some(Err(error)) if !error.is_library() => return Err((499, "client_gone")),
+                    Some(_) => return Err((400, "ambiguous_length")),
+                }
+            }
+        };
+        match self.limits.body_timeout {
+            Some(limit) => tokio::time::timeout(limit, ended).await.unwrap_or(Err((408, "body_timeout"))),
+            None => ended.await,
+        }
+    }
+
     /// One request through Pingora.
     async fn take_general_way(
         &self,

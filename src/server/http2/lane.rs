@@ -18,6 +18,7 @@ use crate::config::ListenerLimits;
 use crate::proxy::{Clock, Downstream, Pace, Uptake};
 use crate::server::alarm::Alarm;
 use crate::server::drain::Drain;
+use crate::server::http2::length;
 
 /// The most that waits for a client's window at once.
 const PIECE: usize = 64 * 1024;
@@ -31,6 +32,10 @@ pub(super) struct StreamClient<'a> {
     ended: bool,
     /// Come, but not yet taken.
     rest: Bytes,
+    /// Bytes that the body lacks, where it has a length.
+    missing: Option<u64>,
+    /// Its last ones, until the stream has ended: more may come instead, and then it was no such body (RFC 9113 §8.1.1).
+    held: Bytes,
     /// No more comes.
     over: bool,
     clock: Arc<Clock>,
@@ -48,9 +53,22 @@ impl<'a> StreamClient<'a> {
     pub(super) fn new(session: HttpSession, clock: Arc<Clock>, limits: &ListenerLimits, pace: Pace, drain: &'a Drain) -> Self {
         let mut uptake = Uptake::default();
         uptake.limit(limits);
-        let (rest, over) = (Bytes::new(), session.is_body_empty());
-        let alarm = Alarm::default();
-        Self { session, writer: None, ended: false, rest, over, clock, alarm, uptake, pace, written: 0, drain }
+        let over = session.is_body_empty();
+        Self {
+            writer: None,
+            ended: false,
+            rest: Bytes::new(),
+            missing: if over { None } else { length(session.req_header()) },
+            held: Bytes::new(),
+            over,
+            session,
+            clock,
+            alarm: Alarm::default(),
+            uptake,
+            pace,
+            written: 0,
+            drain,
+        }
     }
 
     /// The exchange is over. An answer that is not whole is broken off, as the client must see: where it has begun, by giving it up, behind
@@ -84,10 +102,17 @@ impl AsyncRead for StreamClient<'_> {
             match this.session.poll_read_body_bytes(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     this.pace.came(data.len(), || Instant::now().into_std());
-                    this.rest = data;
+                    this.missing = this.missing.map(|missing| missing.saturating_sub(data.len() as u64));
+                    let place = if this.missing == Some(0) { &mut this.held } else { &mut this.rest };
+                    if !data.is_empty() {
+                        *place = data;
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
-                Poll::Ready(None) => this.over = true,
+                Poll::Ready(None) => {
+                    this.over = true;
+                    this.rest = std::mem::take(&mut this.held);
+                }
                 Poll::Pending => {
                     if !this.clock.is_responding() {
                         this.pace.waits(|| Instant::now().into_std());

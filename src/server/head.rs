@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::{memchr, memchr_iter, memchr2, memchr2_iter};
 
 use crate::config::ListenerLimits;
 use crate::proxy::{self, Chunks, Rows};
@@ -77,7 +77,10 @@ pub(super) fn scan(bytes: &[u8], seen: usize, limits: &ListenerLimits, rows: &mu
             Some(first) if !first.is_ascii_alphabetic() && !is_token(*first) => Scan::Refused(400, "bad_request_line"),
             _ if bytes.len() > limits.header_size => Scan::Refused(431, "head_too_large"),
             _ if bytes.len() > line && !bytes[..line].contains(&b'\n') => Scan::Refused(414, "target_too_long"),
-            _ => Scan::Partial,
+            _ => match fault(bytes, seen, limits) {
+                Some((status, reason)) => Scan::Refused(status, reason),
+                None => Scan::Partial,
+            },
         };
     };
     if length > limits.header_size {
@@ -109,6 +112,25 @@ pub(crate) fn arrived(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Opt
         Scan::Http2 => Some(Err((400, "bad_version"))),
         Scan::Refused(status, reason) => Some(Err((status, reason))),
     }
+}
+
+/// What is wrong already with a head that is not whole: with its first line, or with how lines end. Without it whoever ends lines in another way would
+/// be left to wait.
+fn fault(bytes: &[u8], seen: usize, limits: &ListenerLimits) -> Option<Refusal> {
+    if PREFACE.starts_with(bytes) {
+        return None;
+    }
+    let from = seen.saturating_sub(1);
+    let ends = memchr2_iter(b'\r', b'\n', &bytes[from..]).map(|at| from + at);
+    for at in ends {
+        match bytes[at] {
+            b'\n' if at == 0 || bytes[at - 1] != b'\r' => return Some((400, "bare_line_feed")),
+            b'\r' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => return Some((400, "bare_carriage_return")),
+            _ => {}
+        }
+    }
+    let line = memchr(b'\n', bytes).filter(|end| *end >= seen)?;
+    RequestLine::read(&bytes[..line - 1], limits.uri_size).err()
 }
 
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
@@ -366,6 +388,30 @@ mod tests {
         assert_eq!(scanned("PRI * HTTP/2.0\r\n\r\nGET"), Scan::Refused(400, "bad_preface"));
         assert_eq!(scanned("GET / HTTP/1.1\r\nHost"), Scan::Partial);
         assert_eq!(scanned("G"), Scan::Partial);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_rest_of_what_is_wrong_already() {
+        for (text, reason) in [
+            ("GET / HTTP/1.1\nHost: a\n\n", "bare_line_feed"),
+            ("GET / HTTP/1.1\r\nHost: a\n\n", "bare_line_feed"),
+            ("GET / HTTP/1.1\rHost: a\r\r", "bare_carriage_return"),
+            ("GET /\r\n", "bad_request_line"),
+            ("GET / HTTP/2.0\r\n", "bad_version"),
+        ] {
+            let refusal = |scanned| match scanned {
+                Scan::Refused(_, reason) => Some(reason),
+                _ => None,
+            };
+            assert_eq!(refusal(scanned(text)), Some(reason), "{text:?}");
+            // However it came.
+            let found =
+                (1..=text.len()).find_map(|end| refusal(scan(&text.as_bytes()[..end], end - 1, &limits(), &mut Rows::default())));
+            assert_eq!(found, Some(reason), "{text:?}");
+        }
+        for text in ["PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r", "GET / HTTP/1.1\r", "GET / HTTP/1.1\r\nHost: a\r\n\r"] {
+            assert_eq!(scanned(text), Scan::Partial, "{text:?}");
+        }
     }
 
     #[test]

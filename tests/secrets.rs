@@ -177,7 +177,7 @@ fn no_running_process_shows_a_secret() {
     let file = directory.path().join("ravelin.yaml");
     fs::write(&file, planted(origin.address())).unwrap();
     let deadline = Deadline::standard();
-    let mut ravelin = Launch::new(directory.path()).env("RUST_LOG", "ravelin=trace,info").spawn().unwrap();
+    let mut ravelin = Launch::new(directory.path()).env("RUST_LOG", "trace").spawn().unwrap();
     ravelin.ready(1, deadline).unwrap();
     let mut said = Vec::new();
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use env_logger::{Target, WriteStyle};
-use log::{Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::observe::{Budget, metrics};
@@ -103,9 +103,14 @@ struct Bounded {
     budget: Budget,
 }
 
+/// Below `info` the libraries write down whole heads, with cookies and tokens in them. What ours write, whatever the level, has no secrets.
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    metadata.level() <= Level::Info || metadata.target().starts_with("ravelin")
+}
+
 impl Log for Bounded {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.logger.enabled(metadata)
+        is_discreet(metadata) && self.logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -160,6 +160,32 @@ mod tests {
         assert_eq!((limits.write_timeout, limits.uri_size), (Some(StdDuration::from_secs(30)), 8192));
     }
 
+    /// As the reference states them.
+    #[test]
+    fn the_defaults_are_these() {
+        let seconds = |seconds| Some(StdDuration::from_secs(seconds));
+        let defaults = ListenerLimits {
+            header_timeout: seconds(10),
+            idle_timeout: seconds(60),
+            body_timeout: seconds(30),
+            min_body_rate: Some(256),
+            write_timeout: seconds(30),
+            min_write_rate: Some(256),
+            tls_handshake_timeout: seconds(10),
+            websocket_idle_timeout: seconds(3600),
+            header_size: 32 * 1024,
+            uri_size: 8 * 1024,
+            headers: 100,
+            body_size: Some(100 * 1024 * 1024),
+            connections: Some(20_000),
+            connections_per_client: Some(256),
+            handshakes_per_client: Some(32),
+            requests_per_connection: Some(10_000),
+            concurrent_streams: 100,
+        };
+        assert_eq!(Limits::default().or(&Limits::default()), defaults);
+    }
+
     #[test]
     fn bounds_that_would_refuse_everything_are_refused() {
         for text in [

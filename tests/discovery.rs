@@ -131,6 +131,12 @@ fn addresses_come_and_go_and_whatever_a_resolver_says_requests_go_on() {
     assert!(ravelin.wait_for_log("discovery finds none, the last endpoints are kept for 30s", Deadline::standard()).is_some());
     assert!(ravelin.wait_for_log("discovery fails, the last endpoints are kept", Deadline::standard()).is_some());
     assert!(metric(&ravelin, "ravelin_discovery_failures_total{upstream=\"a\"}") >= 1.0);
+    // Somebody else's address beside one of its own, and its own under another name.
+    names.say("web.test", Says::Besides(IpAddr::V4(SECOND), IpAddr::V4(THIRD)));
+    until(&ravelin, &["127.0.0.42"]);
+    names.say("other.test", addresses(&[FIRST]));
+    names.say("web.test", Says::Alias("other.test".into()));
+    until(&ravelin, &["127.0.0.41"]);
     names.say("web.test", addresses(&[SECOND]));
     until(&ravelin, &["127.0.0.42"]);
     // More than an answer over UDP holds, and than an upstream can have.

@@ -88,35 +88,54 @@ async fn exchange(address: &str, pool: &Pool, post: bool) -> Option<u16> {
         "GET /item HTTP/1.1\r\nhost: app\r\n\r\n"
     };
     let mut answer = once(&mut stream, request).await;
-    if answer.is_none() && kept {
-        // Closed while it waited, as it may be: what every client does then.
+    if kept && !post && matches!(answer, Err(Cut { begun: false })) {
+        // Closed while it waited, as it may be: what every client does then, with what may be repeated.
         stream = TcpStream::connect(address).await.ok()?;
         answer = once(&mut stream, request).await;
     }
-    let (status, stays) = answer?;
+    let (status, stays) = answer.ok()?;
     if stays {
         pool.lock().unwrap().push(stream);
     }
     Some(status)
 }
 
+/// There was no whole answer.
+struct Cut {
+    /// A part of one has come.
+    begun: bool,
+}
+
 /// The status, and whether the connection stays.
-async fn once(stream: &mut TcpStream, request: &str) -> Option<(u16, bool)> {
-    stream.write_all(request.as_bytes()).await.ok()?;
+async fn once(stream: &mut TcpStream, request: &str) -> Result<(u16, bool), Cut> {
+    stream.write_all(request.as_bytes()).await.map_err(|_| Cut { begun: false })?;
     let mut seen = Vec::new();
     loop {
         let mut buffer = [0; 2048];
         match stream.read(&mut buffer).await {
             Ok(read @ 1..) => seen.extend_from_slice(&buffer[..read]),
-            _ => return None,
+            _ => return Err(Cut { begun: !seen.is_empty() }),
         }
-        let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
-        let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if let Some(answer) = whole(&seen) {
+            return answer.ok_or(Cut { begun: true });
+        }
+    }
+}
+
+/// An answer that has come, if it is whole; and if it is one.
+#[expect(clippy::option_option, reason = "not whole, and whole but none")]
+fn whole(seen: &[u8]) -> Option<Option<(u16, bool)>> {
+    let end = seen.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&seen[..end]).to_ascii_lowercase();
+    let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let read = || {
         let length: usize = value("content-length:")?.parse().ok()?;
-        if seen.len() >= end + 4 + length {
-            return Some((head.get(9..12)?.parse().ok()?, value("connection:") != Some("close")));
-        }
+        Some((head.get(9..12)?.parse().ok()?, value("connection:") != Some("close"), length))
+    };
+    match read() {
+        None => Some(None),
+        Some((_, _, length)) if seen.len() < end + 4 + length => None,
+        Some((status, stays, _)) => Some(Some((status, stays))),
     }
 }
 

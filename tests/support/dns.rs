@@ -24,6 +24,8 @@ pub(crate) enum Says {
     Services(Vec<(u16, u16, u16, String)>),
     /// The one to who asks for IPv6, the other to anybody else.
     V6Else(Box<Says>, Box<Says>),
+    /// The first address, and beside it the second as another name's.
+    Besides(IpAddr, IpAddr),
     /// Another name.
     Alias(String),
     /// The name exists, and nothing under it.
@@ -137,7 +139,7 @@ impl State {
             Says::V6Else(v6, rest) => *if kind == AAAA { v6 } else { rest },
             says => says,
         };
-        let mut records = Vec::new();
+        let (mut records, mut foreign) = (Vec::new(), None);
         let mut code = 0;
         let mut id = [question[0], question[1]];
         match says {
@@ -148,6 +150,10 @@ impl State {
                     data.extend(labels(&host));
                     records.push((SRV, 1, data));
                 }
+            }
+            Says::Besides(own, other) => {
+                records.extend(address(own, kind, 0));
+                foreign = address(other, kind, 0);
             }
             Says::Alias(to) => records.push((CNAME, 1, labels(&to))),
             Says::Services(_) | Says::Nothing => {}
@@ -162,11 +168,12 @@ impl State {
         }
         let mut out = id.to_vec();
         out.extend([0x81, 0x80 | code, 0, 1]);
-        out.extend((records.len() as u16).to_be_bytes());
+        out.extend(((records.len() + usize::from(foreign.is_some())) as u16).to_be_bytes());
         out.extend([0, 0, 0, 0]);
         out.extend(&question[12..end + 4]);
-        for (kind, ttl, data) in records {
-            out.extend([0xc0, 0x0c]);
+        let own = records.into_iter().map(|record| (vec![0xc0, 0x0c], record));
+        for (owner, (kind, ttl, data)) in own.chain(foreign.map(|record| (labels("evil.test"), record))) {
+            out.extend(owner);
             out.extend(kind.to_be_bytes());
             out.extend([0, 1]);
             out.extend(u32::to_be_bytes(ttl));

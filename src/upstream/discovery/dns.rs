@@ -10,7 +10,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::rdata::SRV;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::time::Instant as Deadline;
 
 use super::found::{Answer, Found, GRACE, News};
@@ -271,7 +271,7 @@ impl Dns {
         match answered {
             Ok(answer) => {
                 let ttl = answer.valid_until().saturating_duration_since(Instant::now());
-                Ok((answer.answers().iter().map(|record| record.data.clone()).collect(), ttl))
+                Ok((of_name(answer.query().name(), answer.answers()), ttl))
             }
             Err(error) if error.is_no_records_found() && !is_failure(&error) => Ok((Vec::new(), Duration::ZERO)),
             Err(error) => Err(error.to_string()),
@@ -298,6 +298,8 @@ impl Dns {
         let options = builder.options_mut();
         // How long an answer holds is known here, and asked again when it is over.
         options.cache_size = 0;
+        // Of whom each record is, is looked at here.
+        options.preserve_intermediates = true;
         options.timeout = TIMEOUT;
         options.attempts = 2;
         if self.nameserver.is_some() {
@@ -321,6 +323,21 @@ fn is_failure(error: &NetError) -> bool {
 fn is_usable(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     !address.is_unspecified() && !address.is_multicast() && !broadcast
+}
+
+/// What is said of a name, and of what it is another name for. A record of anybody else has no place in the answer.
+fn of_name(name: &Name, answers: &[Record]) -> Vec<RData> {
+    let mut names = vec![name];
+    // No answer has more names in a row than records.
+    for _ in answers {
+        let alias = answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if names.contains(&&record.name) && !names.contains(&&target.0) => Some(&target.0),
+            _ => None,
+        });
+        let Some(alias) = alias else { break };
+        names.push(alias);
+    }
+    answers.iter().filter(|record| names.contains(&&record.name)).map(|record| record.data.clone()).collect()
 }
 
 #[cfg(test)]

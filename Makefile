@@ -54,6 +54,7 @@ test: check
 test-all: export RAVELIN_TEST_ALL = 1
 test-all: test release
 	RAVELIN_TEST_PROGRAM=$(abspath $(TARGET)/release/ravelin) $(CARGO) test --locked --test idle --test reload -- --test-threads=1 idle large ten_thousand
+	RAVELIN_TEST_PROGRAM=$(abspath $(TARGET)/release/ravelin) $(CARGO) test --locked --test chaos
 
 bench: release
 	$(CARGO) build --locked --release --example bare_pingora --example tls_load

@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::time::Duration;
 
 use support::{Connection, Deadline, Launch, NameServer, Origin, Outgoing, Ravelin, Says, has_ipv6, metric};
 
@@ -41,7 +42,7 @@ fn until(ravelin: &Ravelin, expected: &[&str]) {
             return;
         }
         assert!(!deadline.passed(), "{found:?}, not {expected:?}\n{}", ravelin.log().text());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -124,7 +125,7 @@ fn addresses_come_and_go_and_whatever_a_resolver_says_requests_go_on() {
         let deadline = Deadline::standard();
         while names.asked() < before + 3 {
             assert!(!deadline.passed(), "{lie:?}: nobody is asked any more");
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(answering(&ravelin), BTreeSet::from(["127.0.0.41".to_owned(), "127.0.0.42".to_owned()]), "{lie:?}");
     }
@@ -145,7 +146,7 @@ fn addresses_come_and_go_and_whatever_a_resolver_says_requests_go_on() {
     let deadline = Deadline::standard();
     while metric(&ravelin, "ravelin_upstream_endpoints{upstream=\"a\"}") < 1024.0 {
         assert!(!deadline.passed(), "{}", ravelin.log().text());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     assert!(ravelin.wait_for_log("discovery finds too many endpoints", Deadline::standard()).is_some());
 }
@@ -171,7 +172,7 @@ fn a_family_that_fails_is_as_it_was() {
             let (before, deadline) = (failures(ravelin), Deadline::standard());
             while failures(ravelin) < before + 2.0 {
                 assert!(!deadline.passed(), "{}", ravelin.log().text());
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
     };
@@ -222,7 +223,7 @@ fn a_ttl_is_respected() {
     let deadline = Deadline::standard();
     while names.asked() < 4 {
         assert!(!deadline.passed(), "asked {} times", names.asked());
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
     let asked = names.asked();
     for _ in 0..20 {
@@ -300,7 +301,7 @@ fn a_headless_service_of_kubernetes_is_followed() {
         let (before, deadline) = (names.asked(), Deadline::standard());
         while names.asked() < before + 6 {
             assert!(!deadline.passed(), "{none:?}: nobody is asked any more");
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         each(&["127.0.0.42", "127.0.0.43"]);
     }
@@ -343,6 +344,41 @@ fn short_names_are_searched_for_as_pods_do() {
         }
         until(&ravelin, &[&answers.to_string()]);
     }
+}
+
+/// The name of an endpoint that stands in the file.
+#[test]
+fn a_name_that_does_not_resolve_keeps_its_addresses() {
+    let server = Ipv4Addr::new(127, 0, 53, 54);
+    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
+    let Some(names) = NameServer::at(server.into()).ok().filter(|_| may_mount) else {
+        return eprintln!("not played: it takes root, and port 53 of {server}");
+    };
+    let servers = Servers::start(&[FIRST, SECOND]);
+    names.say("app.test", addresses(&[FIRST]));
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("ravelin.yaml"), yaml(&format!("endpoints: ['app.test:{}']", servers.port))).unwrap();
+    let resolver = directory.path().join("resolv.conf");
+    fs::write(&resolver, format!("nameserver {server}\noptions timeout:1 attempts:1\n")).unwrap();
+    let mut ravelin = Launch::new(directory.path()).resolves_by(&resolver).spawn().unwrap();
+    if let Err(problem) = ravelin.ready(1, Deadline::standard()) {
+        panic!("{problem}\n{}", ravelin.log().text());
+    }
+    until(&ravelin, &["127.0.0.41"]);
+    let said = |what: &str| ravelin.log().text().lines().filter(|line| line.contains(what)).count();
+    let before = names.asked();
+    names.say("app.test", Says::Failure);
+    let deadline = Deadline::after(Duration::from_secs(60));
+    // Each time for both families; twice, so that a second line could have been written.
+    while names.asked() < before + 5 {
+        assert!(!deadline.passed(), "nobody is asked any more");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(answering(&ravelin), BTreeSet::from([FIRST.to_string()]));
+    assert_eq!(said("endpoint name does not resolve upstream=a name=app.test"), 1, "{}", ravelin.log().text());
+    names.say("app.test", addresses(&[SECOND]));
+    assert!(ravelin.wait_for_log("endpoint name resolves again upstream=a", Deadline::after(Duration::from_secs(60))).is_some());
+    until(&ravelin, &["127.0.0.42"]);
 }
 
 // covers: upstreams.discover.file.path

@@ -108,7 +108,7 @@ impl Queue {
     }
 
     /// Whether somebody waits for whom this endpoint is of use.
-    fn is_wanted(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_wanted(&self, endpoint: &Endpoint) -> bool {
         self.line().iter().any(|waiter| waiter.takes(endpoint))
     }
 

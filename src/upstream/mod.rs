@@ -331,7 +331,7 @@ impl Upstream {
         }
     }
 
-    /// As [`Upstream::engage`], without waiting: `None` where none has room, or others wait.
+    /// As [`Upstream::engage`], without waiting: `None` where none has room, or others wait for it.
     ///
     /// # Errors
     /// No endpoint is given requests.
@@ -343,8 +343,12 @@ impl Upstream {
         if self.members.table().open().next().is_none() {
             return Err(Refusal::NoneHealthy);
         }
-        while !self.members.roster().queue().is_waiting() {
-            let Some(endpoint) = self.pick(tried, wish, Some(capacity)) else { break };
+        let queue = self.members.roster().queue();
+        while let Some(endpoint) = self.pick(tried, wish, Some(capacity)) {
+            // Who was failed by it waits for another one, and is in nobody's way.
+            if queue.is_waiting() && queue.is_wanted(&endpoint) {
+                break;
+            }
             // Another thread may have been faster.
             if endpoint.vitals().try_begin(capacity) {
                 return Ok(Some(Attempt::begun(endpoint, now, self.is_timed())));

@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 
 use crate::observe::HEDGE;
 use crate::proxy::judge::judge;
-use crate::proxy::outcome::{answered, first_took};
+use crate::proxy::outcome::{ended, first_took};
 use crate::proxy::{Ctx, Result};
 use crate::upstream::retry::{Again, Facts, Refusal, Retried, Verdict};
 use crate::upstream::{Attempt, Outcome, Wish};
@@ -52,19 +52,21 @@ pub(super) struct Circumstances {
     pub(super) truncated: bool,
 }
 
-/// An answer that may not be the last word: if the request can be tried again, it ends here. Otherwise it goes on to the client.
+/// An answer that may not be the last word: if the request can be tried again, it ends here. Otherwise it goes on to the client, or is refused
+/// where that happens to all that can't be relied on.
 pub(super) fn by_status(session: &Session, head: &ResponseHeader, ctx: &mut Ctx, max_tries: u32) -> Result<()> {
     let status = head.status.as_u16();
-    let minds = ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(status));
-    if !minds || judge(head).is_err() {
+    let sound = judge(head).is_ok();
+    let outcome = if sound { Outcome::Answered(status) } else { Outcome::Invalid };
+    if !ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(outcome)) {
         return Ok(());
     }
     let retry_after = head.headers.get_all(RETRY_AFTER).iter().any(|value| value != "0");
     let circumstances = Circumstances { retry_after, ..Circumstances::default() };
-    if !again(session, ctx, Outcome::Answered(status), circumstances, max_tries) {
+    if !again(session, ctx, outcome, circumstances, max_tries) {
         return Ok(());
     }
-    answered(ctx, status, Instant::now());
+    ended(ctx, outcome, Instant::now());
     ctx.tries.given_up = true;
     Err(PingoraError::new_up(ErrorType::HTTPStatus(status)))
 }

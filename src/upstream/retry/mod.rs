@@ -158,9 +158,9 @@ impl Policy {
         }
     }
 
-    /// Whether an answer of this status may be a reason: to ask before anything is made of it.
-    pub(crate) fn minds(&self, status: u16) -> bool {
-        self.max > 0 && condition(Outcome::Answered(status)).is_some_and(|condition| self.conditions.contains(&condition))
+    /// Whether an answer may be a reason: to ask before anything is made of it.
+    pub(crate) fn minds(&self, outcome: Outcome) -> bool {
+        self.max > 0 && condition(outcome).is_some_and(|condition| self.conditions.contains(&condition))
     }
 
     /// Whether the request is tried again. `chance`: any number, at random.

@@ -46,11 +46,10 @@ pub(super) struct Body {
 impl<D: Downstream> Passage<'_, D> {
     /// An answer that may not be the last word: if the request can be tried again, it ends here.
     pub(super) fn by_status(&mut self, response: &Response) -> Result<(), Broken> {
-        let minds = self.ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(response.status));
-        if !minds {
+        let outcome = Outcome::Answered(response.status);
+        if !self.ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(outcome)) {
             return Ok(());
         }
-        let outcome = Outcome::Answered(response.status);
         let retry_after = response.fields.all(b"retry-after").any(|value| value != b"0");
         if !self.once_more(outcome, Circumstances { retry_after, ..Circumstances::default() }) {
             return Ok(());

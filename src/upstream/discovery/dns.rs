@@ -271,7 +271,8 @@ impl Dns {
         match answered {
             Ok(answer) => {
                 let ttl = answer.valid_until().saturating_duration_since(Instant::now());
-                Ok((of_name(answer.query().name(), answer.answers()), ttl))
+                let question = answer.message().queries.first().ok_or("the answer is to no question")?;
+                Ok((of_name(question.name(), answer.answers()), ttl))
             }
             Err(error) if error.is_no_records_found() && !is_failure(&error) => Ok((Vec::new(), Duration::ZERO)),
             Err(error) => Err(error.to_string()),
@@ -328,8 +329,8 @@ fn is_usable(address: IpAddr) -> bool {
 /// What is said of a name, and of what it is another name for. A record of anybody else has no place in the answer.
 fn of_name(name: &Name, answers: &[Record]) -> Vec<RData> {
     let mut names = vec![name];
-    // No answer has more names in a row than records.
-    for _ in answers {
+    // Nobody has more names in a row than that.
+    for _ in answers.iter().take(16) {
         let alias = answers.iter().find_map(|record| match &record.data {
             RData::CNAME(target) if names.contains(&&record.name) && !names.contains(&&target.0) => Some(&target.0),
             _ => None,

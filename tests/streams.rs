@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use support::{Action, Answer, Bind, Deadline, Events, H2Connection, Origin, Outgoing, Ravelin, metric};
+use support::{Action, Answer, Bind, Deadline, Endpoint, Events, H2Connection, Origin, Outgoing, Ravelin, Reached, metric};
 
 /// Answers `/held` never, `/half` by half a body, and all else at once.
 fn origin() -> Origin {
@@ -166,18 +166,29 @@ fn post(length: u8) -> Vec<u8> {
     [&[0x83][..], &HEAD[1..], &[0x0f, 0x0d, 1, length]].concat()
 }
 
-/// The next frame of this stream that ends it, and its kind.
-fn end_of_stream(stream: &mut TcpStream, number: u32) -> u8 {
+/// The frame that ends this stream, by its kind, and the data that came on it.
+fn rest_of_stream(stream: &mut TcpStream, number: u32) -> (u8, Vec<u8>) {
+    let mut data = Vec::new();
     loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head).unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        stream.read_exact(&mut vec![0; length as usize]).unwrap();
-        let ends = head[3] == 3 || (head[3] <= 1 && head[4] & 1 != 0);
-        if ends && head[5..] == number.to_be_bytes() {
-            return head[3];
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        let (kind, flags) = (head[3], head[4]);
+        if head[5..] != number.to_be_bytes() {
+            continue;
+        }
+        if kind == 0 {
+            data.extend(payload);
+        }
+        if kind == 3 || (kind <= 1 && flags & 1 != 0) {
+            return (kind, data);
         }
     }
+}
+
+fn end_of_stream(stream: &mut TcpStream, number: u32) -> u8 {
+    rest_of_stream(stream, number).0
 }
 
 /// Bytes behind a body that seemed whole: the endpoint has not taken it for one.
@@ -209,4 +220,32 @@ fn a_body_is_whole_when_its_stream_has_ended() {
             origin.forget();
         }
     }
+}
+
+/// However a body ends, by its last piece, by an empty one, or by trailers: an endpoint on HTTP/2 gets all of it.
+#[test]
+fn a_body_reaches_an_endpoint_on_http2_however_it_ends() {
+    let endpoint = Endpoint::start(Reached { h2c: true, ..Reached::default() });
+    let config = format!(
+        "listeners: {{main: {{address: 127.0.0.1:0, http2: true}}}}\n\
+         upstreams: {{a: {{endpoints: [\"{}\"], protocol: http2, health_check: none}}}}\nroutes: {{all: {{upstream: a}}}}\n",
+        endpoint.address
+    );
+    let ravelin = Ravelin::start(&config);
+    let head = [&[0x83, 0x86, 0x04, 5][..], b"/body", &HEAD[3..], &[0x0f, 0x0d, 1, b'5']].concat();
+    let trailers = b"\0\x03x-t\x011";
+    let began = std::time::Instant::now();
+    for ending in [
+        frame(0, 1, 1, b"lo"),
+        [frame(0, 0, 1, b"lo"), frame(0, 1, 1, b"")].concat(),
+        [frame(0, 0, 1, b"lo"), frame(1, 5, 1, trailers)].concat(),
+    ] {
+        let mut stream = connect(&ravelin);
+        stream.write_all(&[frame(1, 4, 1, &head), frame(0, 0, 1, b"hel"), ending].concat()).unwrap();
+        let (_, said) = rest_of_stream(&mut stream, 1);
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.ends_with("body=hello"), "{said:?}\n{}", ravelin.log().text());
+    }
+    // Nobody has waited for `body_timeout`.
+    assert!(began.elapsed() < Duration::from_secs(30));
 }

@@ -123,6 +123,8 @@ pub(crate) struct Ctx {
     pub(super) expects: bool,
     /// The request has come whole.
     pub(super) asked: bool,
+    /// And that has been said once more.
+    pub(super) asked_twice: bool,
     /// The response has come whole.
     pub(super) answered: bool,
     /// The exchange became a tunnel (101).
@@ -203,6 +205,7 @@ impl Ctx {
             responding: false,
             expects: false,
             asked: false,
+            asked_twice: false,
             answered: false,
             tunnel: false,
             version: Version::HTTP_11,

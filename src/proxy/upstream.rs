@@ -53,7 +53,7 @@ pub(super) async fn select(session: &mut Session, ctx: &mut Ctx, proxy: &Proxy) 
         ctx.first_began = upstream.retries().hedges(ctx.exchange.target.method()).then(|| attempt.began());
     } else {
         // What was sent of the request is sent anew.
-        (ctx.received, ctx.held, ctx.asked) = (0, None, false);
+        (ctx.received, ctx.held, ctx.asked, ctx.asked_twice) = (0, None, false, false);
         mirror::restart(&mut ctx.copy);
     }
     ctx.try_began = Some(attempt.began());
@@ -283,6 +283,9 @@ fn names_no_host(head: &RequestHeader) -> bool {
     head.uri.authority().is_none() && head.headers.get(http::header::HOST).is_none_or(http::HeaderValue::is_empty)
 }
 
+/// In which others have their turn where an exchange would never rest.
+const TURN: Duration = Duration::from_millis(5);
+
 /// A piece of the request's body goes out.
 pub(super) async fn request_body(
     session: &mut Session,
@@ -291,6 +294,14 @@ pub(super) async fn request_body(
     ctx: &mut Ctx,
     proxy: &Proxy,
 ) -> Result<()> {
+    // Where trailers end a body, Pingora tells an endpoint on HTTP/2 of no end, but says `None` on and on, without a pause.
+    if !end && ctx.asked && body.is_none() && !ctx.tunnel {
+        if std::mem::replace(&mut ctx.asked_twice, true) {
+            tokio::time::sleep(TURN).await;
+        }
+        return Ok(());
+    }
+    let end = end || body.is_none();
     if ctx.tunnel {
         ctx.connection.clock.await_tunnel(ctx.connection.tunnel_idle, Instant::now());
     } else if end {

@@ -249,7 +249,7 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     serving.await.map_err(io::Error::other)
 }
 
-/// What a path asks for: `/stall` never answers, `/half` stalls in its body, `/refuse` refuses the first stream of each connection,
+/// What a path asks for: `/body` says what came as the request's body, `/stall` never answers, `/half` stalls in its body, `/refuse` refuses the first stream of each connection,
 /// and `/away` says that no more are taken.
 async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
@@ -273,7 +273,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             continue;
         }
         let silent = reached.silent;
-        let (facts, Told { resets, .. }) = (format!("{facts} http=2 stream={served} path={path}"), told.clone());
+        let (mut facts, Told { resets, .. }) = (format!("{facts} http=2 stream={served} path={path}"), told.clone());
         if path == "/healthz" || path == "/grpc.health.v1.Health/Check" {
             let ill = told.probed(&format!("{facts} scheme={}", request.uri().scheme_str().unwrap_or("-")));
             if served >= reached.probes {
@@ -282,7 +282,16 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             let _ = well_or_ill(&path, ill, respond);
             continue;
         }
+        let asked = (path == "/body").then(|| request.into_body());
         tokio::spawn(async move {
+            if let Some(mut asked) = asked {
+                let mut came = Vec::new();
+                while let Some(Ok(data)) = asked.data().await {
+                    came.extend_from_slice(&data);
+                    let _ = asked.flow_control().release_capacity(data.len());
+                }
+                facts += &format!(" body={}", String::from_utf8_lossy(&came));
+            }
             if silent || path == "/stall" {
                 let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
                 resets.lock().expect("nobody panics").push(format!("{reset:?}"));

@@ -314,14 +314,21 @@ fn a_headless_service_of_kubernetes_is_followed() {
     each(&["127.0.0.41"]);
 }
 
+/// A name server that a process may take for its system's. `None`: not here, which is said.
+fn systems_own(at: Ipv4Addr) -> Option<NameServer> {
+    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
+    let names = NameServer::at(at.into()).ok().filter(|_| may_mount);
+    if names.is_none() {
+        eprintln!("not played: it takes root, and port 53 of {at}");
+    }
+    names
+}
+
 /// A pod's own resolver has domains to search, and `ndots:5`: a service is found by as much of its name as a pod says.
 #[test]
 fn short_names_are_searched_for_as_pods_do() {
     let pods = Ipv4Addr::new(127, 0, 53, 53);
-    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
-    let Some(names) = NameServer::at(pods.into()).ok().filter(|_| may_mount) else {
-        return eprintln!("not played: it takes root, and port 53 of {pods}");
-    };
+    let Some(names) = systems_own(pods) else { return };
     let servers = Servers::start(&[FIRST, SECOND]);
     names.say("web.shop.svc.cluster.local", addresses(&[FIRST]));
     names.say(
@@ -350,10 +357,7 @@ fn short_names_are_searched_for_as_pods_do() {
 #[test]
 fn a_name_that_does_not_resolve_keeps_its_addresses() {
     let server = Ipv4Addr::new(127, 0, 53, 54);
-    let may_mount = std::process::Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
-    let Some(names) = NameServer::at(server.into()).ok().filter(|_| may_mount) else {
-        return eprintln!("not played: it takes root, and port 53 of {server}");
-    };
+    let Some(names) = systems_own(server) else { return };
     let servers = Servers::start(&[FIRST, SECOND]);
     names.say("app.test", addresses(&[FIRST]));
     let directory = tempfile::tempdir().unwrap();

@@ -56,9 +56,14 @@ pub(super) struct Circumstances {
 /// where that happens to all that can't be relied on.
 pub(super) fn by_status(session: &Session, head: &ResponseHeader, ctx: &mut Ctx, max_tries: u32) -> Result<()> {
     let status = head.status.as_u16();
-    let sound = judge(head).is_ok();
-    let outcome = if sound { Outcome::Answered(status) } else { Outcome::Invalid };
-    if !ctx.exchange.upstream.as_ref().is_some_and(|upstream| upstream.retries().minds(outcome)) {
+    let Some(upstream) = &ctx.exchange.upstream else { return Ok(()) };
+    let minds = |outcome| upstream.retries().minds(outcome);
+    // Looked at once more only where that may matter.
+    if !minds(Outcome::Answered(status)) && !minds(Outcome::Invalid) {
+        return Ok(());
+    }
+    let outcome = if judge(head).is_ok() { Outcome::Answered(status) } else { Outcome::Invalid };
+    if !minds(outcome) {
         return Ok(());
     }
     let retry_after = head.headers.get_all(RETRY_AFTER).iter().any(|value| value != "0");

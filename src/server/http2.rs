@@ -188,9 +188,7 @@ impl HttpServerApp for Streams {
         if let ServerSession::H2(stream) = &mut session
             && let Err((status, reason)) = self.empty_as_said(stream).await
         {
-            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
-            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
-            refused_silently(&refused, &self.listener.observers);
+            refused_silently(&self.refused(status, reason), &self.listener.observers);
             return None;
         }
         let session = match session {
@@ -255,6 +253,12 @@ impl Streams {
         }
     }
 
+    /// A request that is refused, of which no more is known than whose it is.
+    fn refused(&self, status: u16, reason: &'static str) -> Refused<'_> {
+        let Origin { client, scheme, .. } = self.origin;
+        Refused { status, reason, listener: &self.listener.name, client, scheme, seen: b"" }
+    }
+
     /// One request through Pingora.
     async fn take_general_way(
         &self,
@@ -271,9 +275,7 @@ impl Streams {
         let serving = proxy::serve(connection, self.listener.proxy.process_new_http(session, shutdown));
         let reused = in_time(&clock, serving).await;
         if !clock.is_taken() {
-            let (Origin { client, scheme, .. }, listener) = (&self.origin, &*self.listener.name);
-            let refused = Refused { status, reason, listener, client: *client, scheme: *scheme, seen: b"" };
-            refused_barely(&refused, &self.listener.observers);
+            refused_barely(&self.refused(status, reason), &self.listener.observers);
         }
         reused
     }

@@ -249,8 +249,8 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     serving.await.map_err(io::Error::other)
 }
 
-/// What a path asks for: `/body` says what came as the request's body, `/stall` never answers, `/half` stalls in its body, `/refuse` refuses the first stream of each connection,
-/// and `/away` says that no more are taken.
+/// What a path asks for: `/body` says what came as the request's body, `/stall` never answers, `/half` stalls in its body, `/refuse` refuses
+/// the first stream of each connection, and `/away` says that no more are taken.
 async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     facts: String,
